@@ -1,0 +1,7 @@
+//! Generated messages and services of the cluster ports, one module per `.proto` package.
+
+/// Node-to-node control on port 8300: observation, freeze, lease, orders.
+#[allow(clippy::all, missing_docs)]
+pub mod control {
+    tonic::include_proto!("quorate.control.v1");
+}
