@@ -1,1 +1,15 @@
-fn main() {}
+//! `quorate`: one program for the daemon, the operator's commands, the demo, and the `ctx` command inside scripts.
+
+mod admin;
+mod commands;
+mod join;
+mod pki;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .expect("main runs once, before any other provider can be installed");
+    commands::main()
+}
