@@ -2,7 +2,9 @@
 
 mod admin;
 mod commands;
+mod edge;
 mod join;
+mod peers;
 mod pki;
 
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 mod check_config;
-mod cluster;
+pub mod cluster;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! `quorate cluster …`: what an operator does to the cluster as a whole.
 
-mod init;
+pub mod init;
 mod join;
 mod status;
 
