@@ -1,0 +1,3 @@
+from cloudify import ctx
+
+ctx.instance.runtime_properties['url'] = 'postgresql://database/%s' % ctx.instance.runtime_properties['name']

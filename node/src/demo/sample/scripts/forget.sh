@@ -1,0 +1,3 @@
+#!/bin/bash
+set -e
+ctx logger info "forgetting $(ctx instance id)"
