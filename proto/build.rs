@@ -9,6 +9,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .filter_map(|path| path.file_name().map(|name| Path::new(name).to_owned()))
         .collect();
     files.sort();
+    // The folder too: a new file must be seen.
+    println!("cargo:rerun-if-changed=.");
     for file in &files {
         println!("cargo:rerun-if-changed={}", file.display());
     }

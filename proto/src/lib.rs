@@ -5,3 +5,9 @@
 pub mod control {
     tonic::include_proto!("quorate.control.v1");
 }
+
+/// Raft on port 8300.
+#[allow(clippy::all, missing_docs)]
+pub mod consensus {
+    tonic::include_proto!("quorate.consensus.v1");
+}

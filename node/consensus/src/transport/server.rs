@@ -1,0 +1,78 @@
+//! The receiving side.
+
+use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use quorate_proto::consensus::consensus_server::{Consensus, ConsensusServer};
+use quorate_proto::consensus::{Body, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::{Request, Response, Status};
+
+use super::MESSAGE_BYTES_MAX;
+use crate::raft_types::Raft;
+
+/// Hands members' calls to openraft.
+pub struct Service {
+    raft: Raft,
+}
+
+impl Service {
+    /// Ready for tonic's router.
+    pub fn server(raft: Raft) -> ConsensusServer<Self> {
+        ConsensusServer::new(Self { raft })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+fn read<T: DeserializeOwned>(request: Request<Body>) -> Result<T, Status> {
+    serde_json::from_slice(&request.into_inner().json).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn write<T: Serialize>(answer: &T) -> Result<Response<Body>, Status> {
+    let json = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Response::new(Body { json }))
+}
+
+#[tonic::async_trait]
+impl Consensus for Service {
+    async fn append_entries(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        write(&self.raft.append_entries(read(request)?).await)
+    }
+
+    async fn install_snapshot(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        write(&self.raft.install_snapshot(read(request)?).await)
+    }
+
+    async fn vote(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        write(&self.raft.vote(read(request)?).await)
+    }
+
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        let command = serde_json::from_slice(&request.into_inner().command)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        match self.raft.client_write(command).await {
+            Ok(done) => {
+                let reply = serde_json::to_vec(&done.data).map_err(|error| Status::internal(error.to_string()))?;
+                Ok(Response::new(ProposeReply { reply, not_leader: false, leader: 0 }))
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                let leader = to.leader_id.unwrap_or(0);
+                Ok(Response::new(ProposeReply { reply: Vec::new(), not_leader: true, leader }))
+            }
+            Err(error) => Err(Status::internal(error.to_string())),
+        }
+    }
+
+    async fn read_index(&self, _: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
+        match self.raft.get_read_log_id().await {
+            Ok((read, _)) => {
+                let index = read.map_or(0, |id| id.index);
+                Ok(Response::new(ReadIndexReply { not_leader: false, index }))
+            }
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_))) => {
+                Ok(Response::new(ReadIndexReply { not_leader: true, index: 0 }))
+            }
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+}
