@@ -17,14 +17,7 @@ pub enum Command {
     /// Keeps the hash of a join token's secret until `expires_at` (unix seconds).
     AddJoinToken { id: String, secret_sha256: String, expires_at: i64 },
     /// Uses up a token and gives the new member a number that was never used.
-    Admit {
-        token: String,
-        secret_sha256: String,
-        now: i64,
-        name: String,
-        address: IpAddr,
-        public_key_sha256: String,
-    },
+    Admit { token: String, secret_sha256: String, now: i64, name: String, address: IpAddr, public_key_sha256: String },
     /// A member is no more.
     RemoveMember { id: NodeId },
     /// Whether a member votes in Raft.

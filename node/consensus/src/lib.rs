@@ -7,6 +7,9 @@
 //! *Invariants*: a command is applied in the same order with the same result on every node; a node whose log was lost
 //! does not vote again under its old number.
 
+// openraft's own errors are large; every storage and network call returns them.
+#![allow(clippy::result_large_err)]
+
 pub mod command;
 pub mod machine;
 mod membership;

@@ -28,9 +28,7 @@ impl Machine {
                 Ok(Reply::Done)
             }
             Command::Grant { epoch, holder, parent, reason } => self.grant(epoch, holder, parent, reason),
-            Command::Open { epoch, holder, timeline, start } => {
-                self.open(epoch, holder, Opened { timeline, start })
-            }
+            Command::Open { epoch, holder, timeline, start } => self.open(epoch, holder, Opened { timeline, start }),
             Command::SetSync { epoch, expected, sync } => self.set_sync(epoch, &expected, sync),
             Command::SetSwitchover { to } => {
                 if let Some(node) = to {
@@ -233,7 +231,8 @@ mod tests {
         let now = machine.cluster.sync.clone();
         let to = SyncSet { num_sync: 1, members: [NodeId(1), NodeId(2)].into() };
         let stale = SyncSet { num_sync: 0, members: [NodeId(2)].into() };
-        let set = |expected: &SyncSet| Command::SetSync { epoch: Epoch(0), expected: expected.clone(), sync: to.clone() };
+        let set =
+            |expected: &SyncSet| Command::SetSync { epoch: Epoch(0), expected: expected.clone(), sync: to.clone() };
         assert!(matches!(machine.apply(set(&stale), 1), Reply::Refused(_)));
         assert!(matches!(machine.apply(set(&now), 2), Reply::Refused(why) if why.contains("no member")));
     }

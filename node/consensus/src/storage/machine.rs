@@ -66,12 +66,15 @@ impl Shared {
     }
 }
 
+/// A snapshot and what it covers.
+type Kept = (SnapshotMeta, Vec<u8>);
+
 /// The state machine.
 #[derive(Clone)]
 pub struct MachineStore {
     shared: Arc<Shared>,
     writer: Writer,
-    snapshot: Arc<Mutex<Option<(SnapshotMeta, Vec<u8>)>>>,
+    snapshot: Arc<Mutex<Option<Kept>>>,
 }
 
 impl MachineStore {
@@ -170,8 +173,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let data = snapshot.into_inner();
-        let mut received: Applied =
-            serde_json::from_slice(&data).map_err(|error| failure(ErrorVerb::Read, &error))?;
+        let mut received: Applied = serde_json::from_slice(&data).map_err(|error| failure(ErrorVerb::Read, &error))?;
         received.last = meta.last_log_id;
         received.membership = meta.last_membership.clone();
         // On disk first: after a crash the log before the snapshot is not there to fall back on.

@@ -104,7 +104,7 @@ impl Writer {
             return Err(OpenError::Lost { path });
         }
         let database = Database::create(&path).map_err(|e| failed(e.into()))?;
-        let loaded = load(&database).map_err(|e| failed(e.into()))?;
+        let loaded = load(&database).map_err(failed)?;
         if let Some(found) = loaded.1 {
             return Err(OpenError::Format { path, found });
         }
