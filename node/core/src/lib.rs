@@ -5,4 +5,5 @@
 pub mod failover;
 pub mod lease;
 pub mod membership;
+pub mod rejoin;
 pub mod standing;

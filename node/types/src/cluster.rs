@@ -92,6 +92,21 @@ impl ClusterState {
         self.epochs.values().rev().find(|record| record.opened.is_some())
     }
 
+    /// The epochs that `epoch` continues, itself included, with the timelines of those that were opened.
+    #[must_use]
+    pub fn line(&self, epoch: Epoch) -> BTreeMap<Epoch, Option<TimelineId>> {
+        let mut line = BTreeMap::new();
+        let mut at = epoch;
+        while let Some(record) = self.epochs.get(&at) {
+            line.insert(at, record.opened.map(|opened| opened.timeline));
+            if record.parent >= at {
+                break;
+            }
+            at = record.parent;
+        }
+        line
+    }
+
     /// Whether data of `lineage` is a part of the history that `epoch` continues.
     ///
     /// `false` means a dead branch: its data must be cloned anew, never rewound, because PostgreSQL may have given the

@@ -1,0 +1,72 @@
+//! Getting the data onto the line of the current epoch: rewind, else a new copy.
+
+use std::process::Command;
+use std::time::Duration;
+
+use super::start::remove_tree;
+use super::{Following, Keeper};
+use crate::error::PostgresError;
+use crate::lineage::{Lineage, write_synced};
+use crate::roles::{REWIND_ROLE, replication_role};
+
+/// How long a rewind may take before a copy is tried instead.
+const REWIND_LIMIT: Duration = Duration::from_secs(600);
+/// How long a copy may take.
+const COPY_LIMIT: Duration = Duration::from_secs(24 * 3600);
+/// How long the server may take to stop for it.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+impl Keeper {
+    /// Takes back what this node has and the line does not. The server is stopped for it and stays so.
+    ///
+    /// # Errors
+    /// When `pg_rewind` fails: the directory is then marked and only a copy helps.
+    pub async fn rewind(&self, following: &Following) -> Result<(), PostgresError> {
+        self.stop(STOP_LIMIT).await;
+        let data = self.settings.data();
+        // From here on the directory is neither old nor new until it is done.
+        write_synced(&self.settings.poisoned(), b"a rewind was interrupted", self.account)?;
+        let lineage = self.lineage()?.following(&following.line);
+        self.upstream.follow(following.holder, following.epoch);
+        let mut command = Command::new(self.settings.program("pg_rewind"));
+        command
+            .arg("--target-pgdata")
+            .arg(&data)
+            .arg("--source-server")
+            .arg(format!(
+                "host={} port=5432 user={REWIND_ROLE} dbname=postgres connect_timeout=5",
+                self.settings.upstream_sockets().display()
+            ))
+            .arg(format!("--config-file={}", self.settings.conf("postgresql.conf").display()));
+        let result = self.run("pg_rewind", command, REWIND_LIMIT).await;
+        self.upstream.close();
+        result?;
+        lineage.store(&data, self.account)?;
+        self.heal()
+    }
+
+    /// Copies everything anew from the primary. The server is stopped only when the copy is complete.
+    ///
+    /// # Errors
+    /// When `pg_basebackup` fails; the old directory is then untouched.
+    pub async fn copy(&self, following: &Following) -> Result<(), PostgresError> {
+        let fresh = self.settings.directory.join("data.new");
+        remove_tree(&fresh)?;
+        self.upstream.follow(following.holder, following.epoch);
+        let mut command = Command::new(self.settings.program("pg_basebackup"));
+        command
+            .arg("-d")
+            .arg(format!(
+                "host={} port=5432 user={} connect_timeout=5",
+                self.settings.upstream_sockets().display(),
+                replication_role(self.settings.node)
+            ))
+            .arg("-D")
+            .arg(&fresh)
+            .args(["-X", "stream", "-c", "fast", "--no-password"]);
+        self.run("pg_basebackup", command, COPY_LIMIT).await?;
+        Lineage::default().following(&following.line).store(&fresh, self.account)?;
+        self.stop(STOP_LIMIT).await;
+        self.swap_in(&fresh)
+    }
+}
