@@ -2,8 +2,12 @@
 
 mod admin;
 mod commands;
+mod control;
+mod daemon;
 mod edge;
 mod join;
+mod local;
+mod loops;
 mod peers;
 mod pki;
 

@@ -89,9 +89,8 @@ impl Machine {
 
     fn remove_member(&mut self, id: NodeId) -> Result<Reply, String> {
         self.member(id)?;
-        if self.cluster.sync.members.contains(&id) {
-            return Err(format!("{id} is in the synchronous set; take it out first"));
-        }
+        // It may still stand in the synchronous set: elections then ask for more than they can hear, never for less,
+        // and the active node takes it out next.
         if self.cluster.current().is_some_and(|record| record.holder == id) {
             return Err(format!("{id} holds the current epoch; switch over first"));
         }
@@ -146,7 +145,8 @@ impl Machine {
         if sync.members.is_empty() || sync.num_sync >= sync.members.len() {
             return Err("the synchronous set asks for more standbys than it has".into());
         }
-        if let Some(stranger) = sync.members.iter().find(|node| !self.cluster.members.contains_key(node)) {
+        let known = |node: &NodeId| self.cluster.members.contains_key(node) || expected.members.contains(node);
+        if let Some(stranger) = sync.members.iter().find(|node| !known(node)) {
             return Err(format!("{stranger} is no member"));
         }
         self.cluster.sync = sync;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_types::{Epoch, NodeId};
 use tokio::net::{UnixListener, UnixStream};
@@ -27,24 +28,45 @@ pub struct Target {
 #[derive(Clone)]
 pub struct Upstream {
     target: watch::Sender<Option<Target>>,
+    /// Epochs below this are never followed again.
+    floor: Arc<AtomicU64>,
 }
 
 impl Default for Upstream {
     fn default() -> Self {
-        Self { target: watch::Sender::new(None) }
+        Self { target: watch::Sender::new(None), floor: Arc::default() }
     }
 }
 
 impl Upstream {
-    /// Leads to `node` from now on; connections to anybody else end.
+    /// Leads to `node` from now on; connections to anybody else end. An epoch that was left behind is not followed,
+    /// whoever asks: a decision that was made before the promise may still be on its way.
     pub fn follow(&self, node: NodeId, epoch: Epoch) {
         let mut old = None;
         self.target.send_if_modified(|target| {
+            if epoch.0 < self.floor.load(Ordering::SeqCst) {
+                return false;
+            }
             let same = target.as_ref().is_some_and(|target| (target.node, target.epoch) == (node, epoch));
             if !same {
                 old = target.replace(Target { node, epoch, over: CancellationToken::new() });
             }
             !same
+        });
+        if let Some(old) = old {
+            old.over.cancel();
+        }
+    }
+
+    /// Never leads to an epoch below this again; ends what leads there now.
+    pub fn leave_below(&self, epoch: Epoch) {
+        self.floor.fetch_max(epoch.0, Ordering::SeqCst);
+        let mut old = None;
+        self.target.send_if_modified(|target| {
+            if target.as_ref().is_some_and(|target| target.epoch < epoch) {
+                old = target.take();
+            }
+            old.is_some()
         });
         if let Some(old) = old {
             old.over.cancel();
@@ -132,4 +154,22 @@ async fn lead(client: UnixStream, target: &Target, dial: &dyn Dial, cluster_id: 
     };
     splice(client, server, &target.over).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_that_was_left_behind_is_not_followed_again() {
+        let upstream = Upstream::default();
+        upstream.follow(NodeId(1), Epoch(3));
+        let target = upstream.target().unwrap();
+        upstream.leave_below(Epoch(4));
+        assert!(target.over.is_cancelled());
+        upstream.follow(NodeId(1), Epoch(3));
+        assert!(upstream.target().is_none(), "the late decision changes nothing");
+        upstream.follow(NodeId(2), Epoch(4));
+        assert_eq!(upstream.target().unwrap().node, NodeId(2));
+    }
 }

@@ -44,6 +44,15 @@ impl Keeper {
         Ok(())
     }
 
+    /// Whether WAL is being received now.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn receives(&self) -> Result<bool, PostgresError> {
+        let rows = self.ask("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'").await?;
+        Ok(text(&rows, 0) != Some("0"))
+    }
+
     pub(super) fn reload(&self) {
         if let Some(process) = self.running() {
             process.signal(Signal::SIGHUP);
