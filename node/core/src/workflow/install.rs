@@ -192,7 +192,7 @@ fn framed(b: &mut Builder<'_, '_>, s: &mut Sequence, i: usize, task: Option<Draf
 }
 
 /// How an agent comes onto a host, as `agent_config.install_method` says; nothing said means no agent.
-pub(super) fn install_method<'v>(node: &'v Value) -> &'v str {
+pub(super) fn install_method(node: &Value) -> &str {
     let properties = node.get("properties");
     let config = |name| properties.and_then(|p| p.get(name)).and_then(|c| c.get("install_method"));
     config("agent_config")
