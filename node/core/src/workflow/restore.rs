@@ -2,20 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::model::{CancelKind, Graph, Operation, Parameters, RestoreError, TaskKind, TaskState};
+use super::model::{CancelKind, Graph, Parameters, RestoreError, TaskKind, TaskState};
 use super::run::{Run, RunOptions, Slot};
 
 impl Parameters {
-    /// Reads the `parameters` of a row.
-    ///
-    /// # Errors
-    /// When they are no object or a field has the wrong type.
-    pub fn of(row: &Operation) -> Result<Self, RestoreError> {
-        Self::deserialize(&row.parameters)
-            .map_err(|error| RestoreError::Parameters { id: row.id.clone(), reason: error.to_string() })
+    fn of(id: &str, value: Value) -> Result<Self, RestoreError> {
+        let wrong = |reason: String| RestoreError::Parameters { id: id.to_owned(), reason };
+        // serde would read a list as the fields in order.
+        if !value.is_object() {
+            return Err(wrong("not an object".to_owned()));
+        }
+        serde_json::from_value(value).map_err(|error| wrong(error.to_string()))
     }
 
     pub(super) fn to_value(&self) -> Value {
@@ -24,7 +23,9 @@ impl Parameters {
 }
 
 impl Run {
-    /// The run these rows stand for; also the way to start a new one. Rows stand in insertion order.
+    /// The run these rows stand for; also the way to start a new one, after the executor stored the graph and wrote
+    /// [`Run::totals`] to the execution. Rows stand in insertion order. Tasks found in flight are handed out again
+    /// under their own ids by the first step.
     ///
     /// # Errors
     /// When the rows are not a graph this engine wrote.
@@ -104,7 +105,7 @@ pub(super) fn read(graph: Graph) -> Result<Slots, RestoreError> {
     for row in graph.operations {
         let kind = TaskKind::parse(&row.kind)
             .ok_or_else(|| RestoreError::UnknownKind { id: row.id.clone(), kind: row.kind.clone() })?;
-        let parameters = Parameters::of(&row)?;
+        let parameters = Parameters::of(&row.id, row.parameters)?;
         if kind != TaskKind::Nop {
             out.total += 1;
             out.ended += u32::from(row.state.is_terminal());

@@ -1,6 +1,7 @@
 //! The moving state of one execution over its stored rows.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ impl Default for RunOptions {
 }
 
 /// One task with all its retries: the newest row stands for it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Slot {
     pub id: String,
     pub name: String,
@@ -71,7 +72,7 @@ impl Slot {
 }
 
 /// Pure run state. Sets are ordered by row, so the same rows always give the same next steps.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Run {
     pub(super) slots: Vec<Slot>,
     /// Newest row of each slot; ids of retried rows are gone, so their late results find nothing.
@@ -89,6 +90,21 @@ pub struct Run {
     pub(super) cancel: CancelKind,
     pub(super) options: RunOptions,
     pub(super) gave_up: bool,
+}
+
+/// Numbers only: kwargs may hold secrets.
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("total", &self.total)
+            .field("ended", &self.ended)
+            .field("in_flight", &self.in_flight)
+            .field("ready", &self.ready.len())
+            .field("timers", &self.timers.len())
+            .field("errors", &self.errors.len())
+            .field("cancel", &self.cancel)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Run {
