@@ -43,7 +43,7 @@ fn install_tells_its_events_in_the_known_order() {
     let created = TaskOutcome::Succeeded(json!({"k": "v"}));
     let worker = Worker::default().say("app_1:create", [TaskOutcome::Succeeded(json!(null)), created]);
     let mut world = World::new("install", &two_nodes("uninstantiated"), json!({}), worker);
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     let expected = expand(
         &[
             "S+ install_db_1",
@@ -105,7 +105,7 @@ fn install_tells_its_events_in_the_known_order() {
 #[test]
 fn uninstall_tells_its_events_in_the_known_order() {
     let mut world = World::new("uninstall", &two_nodes("started"), json!({}), Worker::default());
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     let expected = expand(
         &[
             "S+ app_1",
@@ -153,7 +153,7 @@ fn uninstall_tells_its_events_in_the_known_order() {
 fn an_install_goes_on_where_the_instance_stands() {
     let steps = |state: &str| {
         let mut world = World::new("install", &two_nodes(state), json!({}), Worker::default());
-        assert_eq!(world.to_end(), Verdict::Terminated);
+        assert_eq!(world.run_out(), Verdict::Terminated);
         world.worker.ran.into_iter().filter(|at| at.starts_with("app_1")).collect::<Vec<_>>()
     };
     let all = steps("uninitialized");
@@ -169,7 +169,7 @@ fn an_install_goes_on_where_the_instance_stands() {
 #[test]
 fn an_uninstall_skips_what_is_gone() {
     let mut world = World::new("uninstall", &two_nodes("deleted"), json!({}), Worker::default());
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.worker.ran, Vec::<String>::new());
     let app: Vec<&str> =
         world.store.log.iter().filter_map(|line| line.strip_prefix("workflow_node_event app_1: ")).collect();

@@ -44,7 +44,7 @@ fn execute_operation_runs_on_the_chosen_only() {
     assert_eq!(world.store.name, format!("execute_operation_{LIFECYCLE}start"));
     let kwargs = &remote(&world.store.graph())[0].parameters["task_kwargs"]["kwargs"].clone();
     assert_eq!((&kwargs["a"], &kwargs["b"]), (&json!(1), &json!("x")));
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     // b is not chosen but its empty sub-graph keeps c behind a.
     assert_eq!(world.worker.ran, ["a_1:start", "c_1:start"]);
     let log = &world.store.log;
@@ -69,7 +69,7 @@ fn execute_operation_guards_declared_inputs() {
 fn start_and_stop_follow_dependencies() {
     let ran = |workflow: &str| {
         let mut world = World::new(workflow, &chain(), json!({}), Worker::default());
-        assert_eq!(world.to_end(), Verdict::Terminated);
+        assert_eq!(world.run_out(), Verdict::Terminated);
         world.worker.ran
     };
     assert_eq!(ran("start"), ["a_1:start", "b_1:start", "c_1:start"]);
@@ -210,7 +210,7 @@ fn a_relationship_may_wait_for_one_operation_only() {
     let instances =
         vec![instance("b_1", "b", "uninitialized", &[("a_1", "a")]), instance("a_1", "a", "uninitialized", &[])];
     let mut world = World::new("install", &(nodes, instances), json!({}), Worker::default());
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.worker.ran, ["a_1:create", "a_1:start", "b_1:create", "b_1:start"]);
     let at = |line: &str| world.store.log.iter().position(|l| l == line).unwrap();
     assert!(
@@ -260,7 +260,7 @@ fn rows_of_others_are_refused_with_their_id() {
 #[test]
 fn an_empty_deployment_is_done_at_once() {
     let mut world = World::new("install", &(vec![], vec![]), json!({}), Worker::default());
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
 }
 
 /// 10,000 operations in a wide and a deep graph. The time limit only tells linear from quadratic.

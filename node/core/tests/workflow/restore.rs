@@ -17,7 +17,7 @@ struct Ending {
 }
 
 fn ending(world: &mut World) -> Ending {
-    let verdict = world.to_end();
+    let verdict = world.run_out();
     let mut ran = world.worker.ran.clone();
     ran.sort();
     let mut log = world.store.log.clone();

@@ -38,7 +38,7 @@ fn a_recoverable_failure_is_retried_after_the_interval() {
     let worker =
         Worker::default().say("a_1:create", [recoverable(None), recoverable(Some(2.5)), recoverable(Some(0.0))]);
     let mut world = World::new("install", &creators(&[("a", &[])], Value::Null), json!({}), worker);
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.waits, [15_000, 2_500]);
     assert_eq!(
         task_lines(&world),
@@ -66,7 +66,7 @@ fn a_recoverable_failure_is_retried_after_the_interval() {
 fn retries_run_out() {
     let worker = Worker::default().say("a_1:create", [recoverable(None), recoverable(None), recoverable(None)]);
     let mut world = World::new("install", &creators(&[("a", &[])], json!(1)), json!({}), worker);
-    let Verdict::Failed { error, traceback } = world.to_end() else { panic!("must fail") };
+    let Verdict::Failed { error, traceback } = world.run_out() else { panic!("must fail") };
     assert_eq!(error, "Task failed: p.create (a_1:cloudify.interfaces.lifecycle.create): RecoverableError `try later`");
     assert_eq!(traceback, "tb");
     assert_eq!(world.worker.ran.len(), 2);
@@ -78,7 +78,7 @@ fn retries_run_out() {
 fn endless_retries_say_so() {
     let worker = Worker::default().say("a_1:create", (0..100).map(|_| recoverable(Some(1.0))));
     let mut world = World::new("install", &creators(&[("a", &[])], json!(-1)), json!({}), worker);
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.worker.ran.len(), 101);
     let last = "task_succeeded a_1: Task succeeded 'p.create' [retry 100]";
     assert_eq!(task_lines(&world).last(), Some(&last));
@@ -89,7 +89,7 @@ fn an_operation_may_ask_to_run_again() {
     let again = failure(FailureKind::Reschedule { retry_after: Some(3.0) }, "OperationRetry", "wait");
     let worker = Worker::default().say("a_1:create", [again]);
     let mut world = World::new("install", &creators(&[("a", &[])], json!(1)), json!({}), worker);
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.waits, [3_000]);
     assert_eq!(world.store.count(TaskState::Rescheduled), 1);
     assert_eq!(task_lines(&world)[1], "task_rescheduled a_1: Task rescheduled 'p.create' -> wait");
@@ -100,7 +100,7 @@ fn a_fatal_failure_stops_what_depends_on_it_only() {
     let list: &[(&str, &[&str])] = &[("a", &[]), ("b", &["a"]), ("c", &[]), ("d", &["c"])];
     let worker = Worker::default().say("a_1:create", [fatal()]);
     let mut world = World::new("install", &creators(list, Value::Null), json!({}), worker);
-    let Verdict::Failed { error, .. } = world.to_end() else { panic!("must fail") };
+    let Verdict::Failed { error, .. } = world.run_out() else { panic!("must fail") };
     assert!(error.ends_with("NonRecoverableError `no way`"), "{error}");
     assert_eq!(world.worker.ran, ["a_1:create", "c_1:create", "d_1:create"]);
     assert_eq!(world.store.instances.get("b_1"), None);
@@ -112,7 +112,7 @@ fn all_errors_are_listed() {
     let worker = Worker::default().say("a_1:create", [fatal()]).say("b_1:create", [fatal()]);
     let list: &[(&str, &[&str])] = &[("a", &[]), ("b", &[])];
     let mut world = World::new("install", &creators(list, Value::Null), json!({}), worker);
-    let Verdict::Failed { error, .. } = world.to_end() else { panic!("must fail") };
+    let Verdict::Failed { error, .. } = world.run_out() else { panic!("must fail") };
     assert!(error.starts_with("2 operation errors:\n"), "{error}");
     assert!(error.contains("(a_1:") && error.contains("(b_1:"), "{error}");
 }
@@ -124,7 +124,7 @@ fn waiting_for_other_branches_has_an_end() {
     let mut world = World::new("install", &creators(list, Value::Null), json!({}), worker);
     world.options = RunOptions { wait_after_fail_ms: 20_000 };
     world.fail_over(CancelKind::None);
-    assert!(matches!(world.to_end(), Verdict::Failed { .. }));
+    assert!(matches!(world.run_out(), Verdict::Failed { .. }));
     assert_eq!(world.waits, [15_000, 5_000]);
     assert_eq!(world.worker.ran, ["a_1:create", "b_1:create", "b_1:create"]);
 }
@@ -137,7 +137,7 @@ fn ignored_failures_do_not_stop_an_uninstall() {
         .say("app_1:delete", [fatal(), fatal()]);
     let parameters = json!({"ignore_failure": true});
     let mut world = World::new("uninstall", &two_nodes("started"), parameters, worker);
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.waits, [0_i64; 0]);
     assert_eq!(world.store.instances["app_1"], "deleted");
     let ignored = world.store.log.iter().filter(|line| line.contains("Ignoring task")).count();
@@ -181,7 +181,7 @@ fn progress_never_goes_back() {
     }
     assert_eq!(world.store.row(&id).state, TaskState::ResponseSent);
     world.reply(&id, outcome);
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(task_lines(&world).len(), 2, "one start, one success");
 }
 
@@ -195,13 +195,13 @@ fn a_graceful_cancel_lets_running_operations_end() {
     world.run.cancel(CancelKind::Graceful);
     assert_eq!(world.run.finished(), None);
     let log = world.store.log.len();
-    assert_eq!(world.to_end(), Verdict::Cancelled);
+    assert_eq!(world.run_out(), Verdict::Cancelled);
     assert_eq!(world.worker.ran, ["a_1:create"]);
     assert_eq!(world.store.log.len(), log + 2, "started and succeeded of the one running task");
 
     // A resume goes on with what is left.
     world.fail_over(CancelKind::None);
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.worker.ran, ["a_1:create", "b_1:create"]);
 }
 
@@ -213,7 +213,7 @@ fn a_cancel_survives_a_failover_and_still_finds_lost_messages() {
     }
     world.fail_over(CancelKind::Graceful);
     assert_eq!(world.run.finished(), None);
-    assert_eq!(world.to_end(), Verdict::Cancelled);
+    assert_eq!(world.run_out(), Verdict::Cancelled);
     assert_eq!(world.worker.ran, ["a_1:create"]);
 }
 
@@ -241,13 +241,13 @@ fn a_failed_execution_resumes_with_new_ids() {
     let worker = Worker::default().say("a_1:create", [fatal(), fatal()]);
     let mut world = World::new("install", &creators(list, Value::Null), json!({}), worker);
     for _ in 0..2 {
-        assert!(matches!(world.to_end(), Verdict::Failed { .. }));
+        assert!(matches!(world.run_out(), Verdict::Failed { .. }));
         let changes = resume(world.store.graph(), false, &mut || next_id(&mut world.ids)).unwrap();
         world.store.apply(changes);
         world.run = Run::restore(world.store.graph(), CancelKind::None, world.options).unwrap();
         assert_eq!(world.store.totals, world.run.totals());
     }
-    assert_eq!(world.to_end(), Verdict::Terminated);
+    assert_eq!(world.run_out(), Verdict::Terminated);
     assert_eq!(world.worker.ran, ["a_1:create", "a_1:create", "a_1:create", "b_1:create"]);
     let (total, finished) = world.store.totals;
     assert_eq!(total, finished);

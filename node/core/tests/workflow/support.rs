@@ -306,7 +306,7 @@ impl World {
         true
     }
 
-    pub fn to_end(&mut self) -> Verdict {
+    pub fn run_out(&mut self) -> Verdict {
         let mut ticks = 0;
         while self.tick() {
             ticks += 1;
