@@ -1,4 +1,5 @@
-//! Decisions, pure: who may be active, in which order the synchronous set changes, when a lease is over.
+//! Decisions, pure: who may be active, in which order the synchronous set changes, when a lease is over, what a
+//! workflow does next.
 //!
 //! No runtime, clock, randomness, file or socket: time comes in as data, and what is to be done comes out as data.
 
@@ -7,3 +8,4 @@ pub mod lease;
 pub mod membership;
 pub mod rejoin;
 pub mod standing;
+pub mod workflow;
