@@ -38,11 +38,7 @@ pub fn own_reply(local: &Local, decision: String) -> ObserveReply {
             num_sync: u32::try_from(sync.num_sync).unwrap_or(u32::MAX),
             members: sync.members.iter().map(|node| node.0).collect(),
         }),
-        streaming: status
-            .lags
-            .iter()
-            .map(|(node, lag)| Streaming { node: node.0, lag_bytes: *lag })
-            .collect(),
+        streaming: status.lags.iter().map(|(node, lag)| Streaming { node: node.0, lag_bytes: *lag }).collect(),
         note: status.note,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         holder_heard_ms: local.holder_heard().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

@@ -1,9 +1,11 @@
 //! The operator's door: HTTP on a Unix socket that only the daemon's own user may open. `quorate cluster …` knocks here.
 
 mod client;
+mod server;
 mod views;
 
 pub use client::call;
+pub use server::{AdminServer, status_view, unix_now};
 pub use views::{MadeToken, NewSwitchover, NewToken, NodeView, StatusView, Switched};
 
 use std::path::PathBuf;

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use quorate_config::Config;
+
+use crate::daemon;
 
 /// Where the configuration is looked for when `--config` is not given.
 const DEFAULT_CONFIG: &str = "/etc/quorate/node.toml";
@@ -21,6 +24,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run this node
+    Run(ConfigArg),
     /// Make a cluster, join one, look at it, move its active node
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -44,6 +49,7 @@ pub struct ConfigArg {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Run(args) => Config::load(&args.config).map_err(Into::into).and_then(daemon::main),
         Command::Cluster(command) => cluster::main(command),
         Command::CheckConfig { file } => check_config::main(&file),
     };

@@ -116,12 +116,7 @@ impl Local {
         Ok(())
     }
 
-    async fn promote(
-        &self,
-        moving: &mut Moving,
-        state: &Arc<ClusterState>,
-        epoch: Epoch,
-    ) -> Result<(), PostgresError> {
+    async fn promote(&self, moving: &mut Moving, state: &Arc<ClusterState>, epoch: Epoch) -> Result<(), PostgresError> {
         moving.following = None;
         self.set_role(Role::Promoting, epoch, "");
         let began = Instant::now();
@@ -175,9 +170,9 @@ impl Local {
         let is_open = |state: &Arc<ClusterState>| {
             state.epochs.get(&epoch).is_some_and(|record| record.opened == Some(opened) && record.holder == self.me)
         };
-        let seen = tokio::time::timeout(OPEN_LIMIT, cluster.wait_for(is_open)).await;
+        let seen = tokio::time::timeout(OPEN_LIMIT, cluster.wait_for(is_open)).await.is_ok_and(|seen| seen.is_ok());
         // A promise that came meanwhile wins: the leader goes on to the next epoch.
-        if !matches!(seen, Ok(Ok(_))) || self.promised() > epoch || !self.keeper.is_running() {
+        if !seen || self.promised() > epoch || !self.keeper.is_running() {
             return Ok(false);
         }
         self.serving.send_replace(Some(epoch));

@@ -206,12 +206,7 @@ impl Failover {
         }
     }
 
-    fn resign(
-        &self,
-        node: NodeId,
-        epoch: Epoch,
-        reports: mpsc::Sender<Heard>,
-    ) -> impl Future<Output = ()> + 'static {
+    fn resign(&self, node: NodeId, epoch: Epoch, reports: mpsc::Sender<Heard>) -> impl Future<Output = ()> + 'static {
         let (local, peers, port) = (self.local.clone(), self.peers.clone(), self.port);
         async move {
             let why = "a switchover was asked for";

@@ -39,6 +39,14 @@ pub struct ClusterStream {
     peer: PeerNode,
 }
 
+impl ClusterStream {
+    /// Which member is on the other side.
+    #[must_use]
+    pub fn peer(&self) -> NodeId {
+        self.peer.0
+    }
+}
+
 impl Connected for ClusterStream {
     type ConnectInfo = PeerNode;
 

@@ -53,10 +53,14 @@ impl Peers {
     /// The gRPC channel to one port of a member; it connects when it is used and again after it broke.
     #[must_use]
     pub fn channel(&self, node: NodeId, port: u16) -> Option<Channel> {
-        let address = SocketAddr::new(self.address(node)?, port);
+        Some(self.channel_at(node, SocketAddr::new(self.address(node)?, port)))
+    }
+
+    /// The same for a node whose address the caller knows better, as Raft does while this node is joining.
+    #[must_use]
+    pub fn channel_at(&self, node: NodeId, address: SocketAddr) -> Channel {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = channels.entry((node, address)).or_insert_with(|| self.open(node, address));
-        Some(channel.clone())
+        channels.entry((node, address)).or_insert_with(|| self.open(node, address)).clone()
     }
 
     fn open(&self, node: NodeId, address: SocketAddr) -> Channel {
@@ -71,5 +75,35 @@ impl Peers {
                 let peers = peers.clone();
                 async move { peers.connect(node, address).await.map(TokioIo::new) }
             }))
+    }
+}
+
+/// How consensus reaches members.
+pub struct RaftDial {
+    /// The members.
+    pub peers: Peers,
+    /// Their Raft port.
+    pub port: u16,
+}
+
+impl quorate_consensus::Dial for RaftDial {
+    fn channel(&self, node: NodeId, address: IpAddr) -> Channel {
+        self.peers.channel_at(node, SocketAddr::new(address, self.port))
+    }
+}
+
+/// How the gates of PostgreSQL reach members.
+pub struct ReplicationDial {
+    /// The members.
+    pub peers: Peers,
+    /// Their replication port.
+    pub port: u16,
+}
+
+#[async_trait::async_trait]
+impl quorate_postgres::gate::Dial for ReplicationDial {
+    async fn dial(&self, node: NodeId) -> io::Result<Box<dyn quorate_postgres::gate::Stream>> {
+        let address = self.peers.address(node).ok_or_else(|| io::Error::other(format!("{node} is no member")))?;
+        Ok(Box::new(self.peers.connect(node, SocketAddr::new(address, self.port)).await?))
     }
 }

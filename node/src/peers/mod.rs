@@ -6,7 +6,7 @@ mod accept;
 mod dial;
 
 pub use accept::{ClusterStream, PeerNode, incoming};
-pub use dial::Peers;
+pub use dial::{Peers, RaftDial, ReplicationDial};
 
 use std::sync::Arc;
 
