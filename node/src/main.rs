@@ -4,6 +4,7 @@ mod admin;
 mod commands;
 mod control;
 mod daemon;
+mod demo;
 mod edge;
 mod join;
 mod local;

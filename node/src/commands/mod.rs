@@ -29,6 +29,8 @@ enum Command {
     /// Make a cluster, join one, look at it, move its active node
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Run a whole cluster on this machine, with a sample installed
+    Demo(crate::demo::DemoArgs),
     /// Check a configuration file and say what is wrong with it
     CheckConfig {
         /// The file
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => Config::load(&args.config).map_err(Into::into).and_then(daemon::main),
         Command::Cluster(command) => cluster::main(command),
+        Command::Demo(args) => crate::demo::main(&args),
         Command::CheckConfig { file } => check_config::main(&file),
     };
     match result {

@@ -49,6 +49,8 @@ struct Leading {
     asked: BTreeSet<NodeId>,
     resigning: Option<Epoch>,
     reason: Option<Reason>,
+    /// Why the change to the next epoch began: what operators want to read later.
+    cause: Option<String>,
     reports: mpsc::Sender<Heard>,
 }
 
@@ -93,6 +95,7 @@ impl Failover {
             asked: BTreeSet::new(),
             resigning: None,
             reason: None,
+            cause: None,
             reports,
         };
         let mut cluster = self.consensus.cluster();
@@ -124,6 +127,7 @@ impl Failover {
             leading.frozen.clear();
             leading.asked.clear();
             leading.resigning = None;
+            leading.cause = None;
         }
         let observation = Observation {
             leader: self.local.me(),
@@ -132,6 +136,9 @@ impl Failover {
             frozen: leading.frozen.clone(),
         };
         let (reason, actions) = decide(&state, &observation, &self.policy);
+        if leading.cause.is_none() && !actions.is_empty() {
+            leading.cause = Some(reason.to_string());
+        }
         self.report(leading, reason);
         for action in actions {
             // Asked before every effect; the receivers refuse an older epoch anyway.
@@ -152,6 +159,7 @@ impl Failover {
                 }
             }
             Action::Grant { epoch, holder, parent, reason } => {
+                let reason = leading.cause.clone().unwrap_or(reason);
                 info!(%epoch, %holder, %parent, reason, "granting");
                 match self.consensus.propose(Command::Grant { epoch, holder, parent, reason }).await {
                     Ok(_) => {}

@@ -1,8 +1,8 @@
 //! `quorate cluster …`: what an operator does to the cluster as a whole.
 
 pub mod init;
-mod join;
-mod status;
+pub mod join;
+pub mod status;
 
 use clap::Subcommand;
 
