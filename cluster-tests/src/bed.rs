@@ -111,14 +111,21 @@ impl Bed {
         self.command(CLIENT, program)
     }
 
-    /// Moves the calling thread into the client's network: what it connects to from now on is the bed.
+    /// The way into a host's network, for a thread.
     ///
     /// # Errors
-    /// When the namespace is gone.
-    pub fn enter_client_network(&self) -> Result<()> {
-        let file = fs::File::open(format!("/run/netns/{}", self.namespace(CLIENT)))?;
-        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
-        Ok(())
+    /// When the host is off.
+    pub fn network(&self, host: u8) -> Result<Network> {
+        let path = format!("/run/netns/{}", self.namespace(host));
+        Ok(Network(fs::File::open(&path).with_context(|| format!("open {path}"))?))
+    }
+
+    /// The way into the client's network.
+    ///
+    /// # Errors
+    /// When the bed is being taken down.
+    pub fn client_network(&self) -> Result<Network> {
+        self.network(CLIENT)
     }
 
     /// Switches a host off as a power cut does.
@@ -273,6 +280,19 @@ impl Bed {
         let address = format!("{}/24", self.address(host));
         run("ip", &["-n", &namespace, "addr", "add", &address, "dev", "eth0"])?;
         run("ip", &["-n", &namespace, "link", "set", "eth0", "up"])
+    }
+}
+
+/// A network that threads can enter.
+pub struct Network(fs::File);
+
+impl Network {
+    /// Moves the calling thread there for good: what it connects to from now on is the bed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enter(&self) -> Result<()> {
+        nix::sched::setns(&self.0, nix::sched::CloneFlags::CLONE_NEWNET).context("enter a host's network")
     }
 }
 

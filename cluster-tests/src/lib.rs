@@ -1,6 +1,8 @@
-//! Several hosts on one machine, with the real program, PostgreSQL and RabbitMQ on each, and faults between them.
-//!
-//! A *bed* is a switch and hosts in namespaces; a *cluster* is Quorate installed on a bed; a *load* writes through the
-//! cluster address and remembers every acknowledgement. Needs root.
+//! Multi-host tests: the real binary on hosts made of namespaces, a client that writes, faults, and checks of what was
+//! acknowledged.
 
 pub mod bed;
+pub mod cluster;
+pub mod figures;
+pub mod load;
+pub mod rest;

@@ -137,7 +137,10 @@ impl Failover {
         };
         let (reason, actions) = decide(&state, &observation, &self.policy);
         if leading.cause.is_none() && !actions.is_empty() {
-            leading.cause = Some(reason.to_string());
+            leading.cause = Some(match &reason {
+                Reason::Freezing { cause, .. } => cause.to_string(),
+                other => other.to_string(),
+            });
         }
         self.report(leading, reason);
         for action in actions {

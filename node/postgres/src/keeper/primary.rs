@@ -90,8 +90,7 @@ impl Keeper {
         let history = std::fs::read_to_string(&path).map_err(PostgresError::file("read", &path))?;
         history
             .lines()
-            .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
-            .next_back()
+            .rfind(|line| !line.trim().is_empty() && !line.starts_with('#'))
             .and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
             .ok_or(PostgresError::Nonsense("the timeline's history"))
     }

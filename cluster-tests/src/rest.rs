@@ -1,0 +1,106 @@
+//! The REST client of the tests. It lives on a thread in the client's network.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::Value;
+
+/// How a client reaches the cluster.
+#[derive(Clone)]
+pub struct Access {
+    /// The address that follows the active node.
+    pub address: Ipv4Addr,
+    /// What it trusts.
+    pub ca_pem: Vec<u8>,
+    /// Of the user `admin`.
+    pub password: String,
+}
+
+/// A client that is logged in as `admin` in the default tenant.
+#[derive(Clone)]
+pub struct Rest {
+    client: reqwest::Client,
+    base: String,
+    password: String,
+}
+
+impl Rest {
+    /// `limit`: how long one call may take.
+    ///
+    /// # Errors
+    /// When the CA file is no certificate.
+    pub fn new(access: &Access, limit: Duration) -> Result<Self> {
+        let client = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(&access.ca_pem)?])
+            .timeout(limit)
+            .connect_timeout(Duration::from_millis(500))
+            .no_proxy()
+            .build()?;
+        let base = format!("https://{}/api/v3.1", access.address);
+        Ok(Self { client, base, password: access.password.clone() })
+    }
+
+    /// A call that can be completed.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("{}{path}", self.base))
+            .basic_auth("admin", Some(&self.password))
+            .header("Tenant", "default_tenant")
+    }
+
+    /// Sends a call and reads its JSON.
+    ///
+    /// # Errors
+    /// Anything but success, with what the service said.
+    pub async fn call(&self, request: RequestBuilder) -> Result<Value> {
+        let response = request.send().await?;
+        let status = response.status();
+        let text = response.text().await?;
+        if !status.is_success() {
+            bail!("{status}: {text}");
+        }
+        Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.call(self.request(Method::GET, path)).await
+    }
+
+    /// The bytes of a file; `None` when it is not there.
+    ///
+    /// # Errors
+    /// Anything else than success and 404.
+    pub async fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let response = self.request(Method::GET, path).send().await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => Ok(Some(response.bytes().await?.to_vec())),
+            status => bail!("{status}: {}", response.text().await?),
+        }
+    }
+
+    /// Every item of a list, page by page.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn all(&self, path: &str) -> Result<Vec<Value>> {
+        const PAGE: usize = 500;
+        let mut items = Vec::new();
+        loop {
+            let sep = if path.contains('?') { '&' } else { '?' };
+            let page = self.get(&format!("{path}{sep}_size={PAGE}&_offset={}", items.len())).await?;
+            let new = page["items"].as_array().cloned().unwrap_or_default();
+            let last = new.len() < PAGE;
+            items.extend(new);
+            if last {
+                return Ok(items);
+            }
+        }
+    }
+}
