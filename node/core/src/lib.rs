@@ -4,6 +4,7 @@
 //! No runtime, clock, randomness, file or socket: time comes in as data, and what is to be done comes out as data.
 
 pub mod failover;
+pub mod invariants;
 pub mod lease;
 pub mod membership;
 pub mod rejoin;
