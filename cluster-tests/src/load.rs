@@ -134,12 +134,7 @@ async fn write(
         let (request, what) = if uploads { upload(&rest, &id)? } else { row(&rest, &id) };
         let result = rest.call(request).await;
         let at = Instant::now();
-        let mut history = history.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(_) => history.acked.push(Acked { what, at }),
-            Err(error) => history.failed.push((at, format!("{id}: {error:#}"))),
-        }
-        drop(history);
+        history.lock().unwrap_or_else(PoisonError::into_inner).record(&id, what, at, result);
         tokio::time::sleep(if uploads { UPLOAD_PAUSE } else { PAUSE }).await;
     }
     Ok(())
@@ -179,6 +174,13 @@ fn small_archive(id: &str) -> Result<Vec<u8>> {
 }
 
 impl History {
+    fn record(&mut self, id: &str, what: Written, at: Instant, result: Result<serde_json::Value>) {
+        match result {
+            Ok(_) => self.acked.push(Acked { what, at }),
+            Err(error) => self.failed.push((at, format!("{id}: {error:#}"))),
+        }
+    }
+
     /// The longest time between two acknowledgements within a span.
     #[must_use]
     pub fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
