@@ -174,8 +174,16 @@ impl Cluster {
     /// # Errors
     /// When either fails.
     pub fn power_on(&mut self, host: u8) -> Result<()> {
-        self.bed.power_on(host)?;
+        self.power_on_only(host)?;
         self.start_daemon(host)
+    }
+
+    /// Switches a host on; its daemon does not run yet.
+    ///
+    /// # Errors
+    /// When it is on already.
+    pub fn power_on_only(&mut self, host: u8) -> Result<()> {
+        self.bed.power_on(host)
     }
 
     /// Removes everything a node had, as a new disk would.

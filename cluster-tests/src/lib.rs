@@ -3,6 +3,8 @@
 
 pub mod bed;
 pub mod cluster;
+pub mod faults;
 pub mod figures;
 pub mod load;
 pub mod rest;
+pub mod stories;
