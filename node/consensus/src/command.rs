@@ -48,7 +48,7 @@ pub enum KvCommand {
         flags: u64,
         cas: Option<u64>,
     },
-    /// Removes. With `cas`: only if the key's modify index is that.
+    /// Removes. With `cas`: only if the key's modify index is that, or it is not there anyway.
     Delete { key: String, cas: Option<u64> },
     /// Removes every key with the prefix.
     DeleteTree { prefix: String },
@@ -64,7 +64,7 @@ pub enum Reply {
     Refused(String),
     /// The number of the admitted node.
     Admitted(NodeId),
-    /// Whether the key-value store changed (a failed `cas` does not change it).
+    /// Whether it was carried out; only a failed `cas` is not. What was so already stays as it is, index and all.
     Kv { changed: bool, index: u64 },
 }
 

@@ -36,7 +36,7 @@ pub use transport::{Dial, Service};
 
 use raft_types::Raft;
 use storage::{LogStore, MachineStore, Shared, Writer};
-use transport::Network;
+use transport::{Heard, Network};
 
 /// Entries between two snapshots.
 const SNAPSHOT_EVERY: u64 = 5000;
@@ -100,6 +100,8 @@ pub struct Consensus {
     shared: Arc<Shared>,
     network: Network,
     leadership: watch::Receiver<Leadership>,
+    heard: Heard,
+    silence_max: Duration,
 }
 
 impl Consensus {
@@ -132,7 +134,8 @@ impl Consensus {
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         let leadership = follow_leadership(settings.node, &raft);
-        Ok(Self { node: settings.node, raft, shared, network, leadership })
+        let heard = Heard::new();
+        Ok(Self { node: settings.node, raft, shared, network, leadership, heard, silence_max: settings.election_max })
     }
 
     /// The founder's first act: a cluster of one. Harmless when it was done before.
@@ -153,7 +156,7 @@ impl Consensus {
     /// The service for port 8300.
     #[must_use]
     pub fn service(&self) -> ConsensusServer<Service> {
-        Service::server(self.raft.clone())
+        Service::server(self.raft.clone(), self.heard.clone())
     }
 
     /// Who this is.
@@ -178,6 +181,36 @@ impl Consensus {
     #[must_use]
     pub fn quorum_silent_for(&self) -> Option<Duration> {
         self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
+    }
+
+    /// How long ago this node last heard from the leader, or from a majority when it leads itself; since it was opened
+    /// when it never did. What it has applied may be that old.
+    #[must_use]
+    pub fn leader_silent_for(&self) -> Duration {
+        self.quorum_silent_for().unwrap_or_else(|| self.heard.elapsed())
+    }
+
+    /// The leader, if it was heard within the longest election timeout. [`Consensus::leadership`] alone goes on naming
+    /// a leader that was cut off: Raft has it step down only when it hears of another.
+    #[must_use]
+    pub fn known_leader(&self) -> Option<NodeId> {
+        let leader = self.leadership.borrow().leader?;
+        (self.leader_silent_for() <= self.silence_max).then_some(leader)
+    }
+
+    /// Raft's voters and their addresses, by number.
+    #[must_use]
+    pub fn voters(&self) -> Vec<(NodeId, IpAddr)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let mut voters: Vec<_> = membership
+            .voter_ids()
+            .filter_map(|id| Some((NodeId(id), membership.get_node(&id)?.addr.parse().ok()?)))
+            .collect();
+        voters.sort_unstable();
+        voters.dedup();
+        voters
     }
 
     /// Looks at the whole applied state; keep it short.

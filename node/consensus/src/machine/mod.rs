@@ -15,6 +15,8 @@ use crate::command::{Command, KvMap, Reply};
 
 /// Join tokens that may wait at once.
 pub const JOIN_TOKENS_MAX: usize = 64;
+/// Tombstones of keys; when there are more, the older half is forgotten.
+pub const KV_TOMBSTONES_MAX: usize = 8192;
 
 /// A token that admits one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,12 @@ pub struct Machine {
     /// The log index of the store's last change.
     #[serde(default)]
     pub kv_index: u64,
+    /// Keys that are gone, and the log index at which they went: a reader who waits must hear of it.
+    #[serde(default)]
+    pub kv_tombstones: BTreeMap<String, u64>,
+    /// The newest index among the tombstones that are no longer kept.
+    #[serde(default)]
+    pub kv_forgotten: u64,
 }
 
 impl Machine {

@@ -22,11 +22,44 @@ pub struct Shared {
     kv_index: watch::Sender<u64>,
 }
 
-#[derive(Default, Clone, Serialize, Deserialize)]
+/// The version of snapshots that this program writes. 0 had none written and kept no tombstones.
+const SNAPSHOT_VERSION: u32 = 1;
+
+#[derive(Clone, Serialize, Deserialize)]
 struct Applied {
+    #[serde(default)]
+    version: u32,
     last: Option<LogId>,
     membership: StoredMembership,
     machine: Machine,
+}
+
+impl Default for Applied {
+    fn default() -> Self {
+        Self {
+            version: SNAPSHOT_VERSION,
+            last: None,
+            membership: StoredMembership::default(),
+            machine: Machine::default(),
+        }
+    }
+}
+
+impl Applied {
+    /// Reads a snapshot of this version or an older one.
+    fn read(data: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut applied: Self = serde_json::from_slice(data)?;
+        if applied.version > SNAPSHOT_VERSION {
+            let text = format!("the snapshot has version {}, this program reads {SNAPSHOT_VERSION}", applied.version);
+            return Err(serde::de::Error::custom(text));
+        }
+        if applied.version == 0 {
+            // Anything may have been deleted up to here.
+            applied.machine.kv_forgotten = applied.machine.kv_index;
+        }
+        applied.version = SNAPSHOT_VERSION;
+        Ok(applied)
+    }
 }
 
 impl Shared {
@@ -85,7 +118,7 @@ impl MachineStore {
             _ => None,
         };
         let applied: Applied = match &snapshot {
-            Some((_, data)) => serde_json::from_slice(data)?,
+            Some((_, data)) => Applied::read(data)?,
             None => Applied::default(),
         };
         let shared = Shared {
@@ -173,7 +206,7 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let data = snapshot.into_inner();
-        let mut received: Applied = serde_json::from_slice(&data).map_err(|error| failure(ErrorVerb::Read, &error))?;
+        let mut received = Applied::read(&data).map_err(|error| failure(ErrorVerb::Read, &error))?;
         received.last = meta.last_log_id;
         received.membership = meta.last_membership.clone();
         // On disk first: after a crash the log before the snapshot is not there to fall back on.
@@ -189,5 +222,24 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         Ok(kept
             .as_ref()
             .map(|(meta, data)| Snapshot { meta: meta.clone(), snapshot: Box::new(Cursor::new(data.clone())) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_without_version_is_read_and_a_newer_one_is_not() {
+        let mut text = serde_json::to_value(Applied::default()).unwrap();
+        text.as_object_mut().unwrap().remove("version");
+        let machine = text["machine"].as_object_mut().unwrap();
+        machine.remove("kv_tombstones");
+        machine.remove("kv_forgotten");
+        machine.insert("kv_index".into(), 7.into());
+        let applied = Applied::read(text.to_string().as_bytes()).ok().unwrap();
+        assert_eq!((applied.version, applied.machine.kv_forgotten), (SNAPSHOT_VERSION, 7));
+        text["version"] = (SNAPSHOT_VERSION + 1).into();
+        assert!(Applied::read(text.to_string().as_bytes()).is_err());
     }
 }

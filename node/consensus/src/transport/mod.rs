@@ -4,7 +4,7 @@ mod client;
 mod server;
 
 pub use client::Network;
-pub use server::Service;
+pub use server::{Heard, Service};
 
 use std::net::IpAddr;
 

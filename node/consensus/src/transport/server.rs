@@ -1,6 +1,10 @@
 //! The receiving side.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest};
 use quorate_proto::consensus::consensus_server::{Consensus, ConsensusServer};
 use quorate_proto::consensus::{Body, ProposeReply, ProposeRequest, ReadIndexReply, ReadIndexRequest};
 use serde::Serialize;
@@ -8,17 +12,38 @@ use serde::de::DeserializeOwned;
 use tonic::{Request, Response, Status};
 
 use super::MESSAGE_BYTES_MAX;
-use crate::raft_types::Raft;
+use crate::raft_types::{Raft, TypeConfig};
+
+/// When this node last accepted something from a leader. Shared by its clones.
+#[derive(Clone)]
+pub struct Heard(Arc<Mutex<Instant>>);
+
+impl Heard {
+    /// Counts from now.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// Since then.
+    pub fn elapsed(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    fn mark(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
 
 /// Hands members' calls to openraft.
 pub struct Service {
     raft: Raft,
+    heard: Heard,
 }
 
 impl Service {
     /// Ready for tonic's router.
-    pub fn server(raft: Raft) -> ConsensusServer<Self> {
-        ConsensusServer::new(Self { raft })
+    pub fn server(raft: Raft, heard: Heard) -> ConsensusServer<Self> {
+        ConsensusServer::new(Self { raft, heard })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -36,11 +61,23 @@ fn write<T: Serialize>(answer: &T) -> Result<Response<Body>, Status> {
 #[tonic::async_trait]
 impl Consensus for Service {
     async fn append_entries(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
-        write(&self.raft.append_entries(read(request)?).await)
+        let request: AppendEntriesRequest<TypeConfig> = read(request)?;
+        let answer = self.raft.append_entries(request).await;
+        // An old leader hears of a higher vote; that is no news of the one that leads.
+        if answer.as_ref().is_ok_and(|answer| !matches!(answer, AppendEntriesResponse::HigherVote(_))) {
+            self.heard.mark();
+        }
+        write(&answer)
     }
 
     async fn install_snapshot(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
-        write(&self.raft.install_snapshot(read(request)?).await)
+        let request: InstallSnapshotRequest<TypeConfig> = read(request)?;
+        let vote = request.vote;
+        let answer = self.raft.install_snapshot(request).await;
+        if answer.as_ref().is_ok_and(|answer| answer.vote == vote) {
+            self.heard.mark();
+        }
+        write(&answer)
     }
 
     async fn vote(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
