@@ -5,7 +5,7 @@ mod server;
 mod views;
 
 pub use client::call;
-pub use server::{AdminServer, status_view, unix_now};
+pub use server::{AdminServer, unix_now};
 pub use views::{MadeToken, NewSwitchover, NewToken, NodeView, StatusView, Switched};
 
 use std::path::PathBuf;

@@ -87,7 +87,7 @@ async fn status(State(server): State<AdminServer>) -> Json<StatusView> {
 }
 
 /// The cluster as this node sees it.
-pub fn status_view(server: &AdminServer) -> StatusView {
+fn status_view(server: &AdminServer) -> StatusView {
     let state = server.consensus.cluster().borrow().clone();
     let leadership = *server.consensus.leadership().borrow();
     let views = server.views.all();

@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use quorate_config::Config;
 use quorate_consensus::{Consensus, Settings as ConsensusSettings};
 use quorate_core::failover::Policy;
+use quorate_gossip::{Gossip, GossipKey, GossipSettings, Pace};
 use quorate_postgres::gate::{Gate, Sessions};
 use quorate_postgres::{Keeper, Settings as PostgresSettings};
 use quorate_types::{ClusterState, Member};
@@ -28,7 +29,7 @@ use crate::local::{Local, Promises};
 use crate::loops::failover::Failover;
 use crate::loops::lease::LeaseLoop;
 use crate::loops::observe::{self, Views};
-use crate::loops::{members, sync_set};
+use crate::loops::{gossip, members, sync_set};
 use crate::peers::{Peers, RaftDial, ReplicationDial, incoming};
 use crate::pki::{Identity, public_key_sha256, sha256_hex, tls::Tls};
 
@@ -214,6 +215,30 @@ impl Node {
         tasks.spawn(lease.run(stop.clone()));
         tasks.spawn(members::run(consensus.clone(), stop.clone()));
         tasks.spawn(sync_set::run(consensus.clone(), local.clone(), stop.clone()));
+
+        let gossiping = Gossip::start(
+            GossipSettings {
+                node: identity.node,
+                name: config.name.clone(),
+                cluster_id: identity.cluster_id.clone(),
+                address: config.at(ports.gossip),
+                key: GossipKey::new(identity.gossip_key),
+                seeds: gossip::seeds(&state.borrow(), ports.gossip),
+                load: gossip::load(&local, &config.data_dir),
+                pace: Pace::default(),
+            },
+            stop.clone(),
+        )
+        .await
+        .context("start gossip (`ports.gossip`)")?;
+        tasks.spawn(gossip::run(
+            gossiping,
+            consensus.clone(),
+            local.clone(),
+            ports.gossip,
+            config.data_dir.clone(),
+            stop.clone(),
+        ));
 
         // The operator's socket, and the API port.
         let authority_der = identity.chain()?.pop().context("the certificate chain is empty")?;

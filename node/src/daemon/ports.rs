@@ -51,8 +51,3 @@ pub fn primary(
     });
     receiver
 }
-
-/// One file of the identity as text, for programs that read files.
-pub fn read_text(path: &std::path::Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
-}

@@ -5,7 +5,7 @@
 mod accept;
 mod dial;
 
-pub use accept::{ClusterStream, PeerNode, incoming};
+pub use accept::{ClusterStream, incoming};
 pub use dial::{Peers, RaftDial, ReplicationDial};
 
 use std::sync::Arc;

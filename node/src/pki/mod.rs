@@ -9,6 +9,6 @@ mod identity;
 pub mod tls;
 
 pub use authority::{
-    Authority, AuthorityError, Names, public_key_sha256, request_key_sha256, sha256_hex, signing_request,
+    Authority, Names, public_key_sha256, request_key_sha256, sha256_hex, signing_request,
 };
 pub use identity::{Identity, IdentityError, KeyFile, write_file};
