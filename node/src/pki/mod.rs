@@ -8,7 +8,5 @@ mod authority;
 mod identity;
 pub mod tls;
 
-pub use authority::{
-    Authority, Names, public_key_sha256, request_key_sha256, sha256_hex, signing_request,
-};
+pub use authority::{Authority, Names, public_key_sha256, request_key_sha256, sha256_hex, signing_request};
 pub use identity::{Identity, IdentityError, KeyFile, write_file};
