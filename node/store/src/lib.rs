@@ -10,8 +10,12 @@
 
 mod document;
 mod error;
+pub mod events;
+pub mod executions;
 pub mod list;
+pub mod operations;
 mod scope;
+pub mod tasks_graphs;
 pub mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
