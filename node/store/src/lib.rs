@@ -19,7 +19,9 @@ pub mod tasks_graphs;
 pub mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tokens;
 mod tx;
+pub mod users;
 
 pub use document::Document;
 pub use error::StoreError;

@@ -1,0 +1,4 @@
+//! The REST API over a real database, called without a network.
+
+mod support;
+mod tenants;

@@ -1,0 +1,87 @@
+//! An [`App`] on a private PostgreSQL, with ports that stay on this machine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use quorate_store::{open_epoch, testing};
+use quorate_types::NodeId;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+use crate::ports::{ClusterStatus, ClusterView, ContentError, ContentStore, MemberStatus, PlaceRequest, Placed};
+use crate::{App, AppSettings, Ports};
+
+/// The first administrator's password.
+pub const ADMIN_PASSWORD: &str = "admin-password";
+
+/// What a test holds.
+pub struct TestApp {
+    /// Bootstrapped.
+    pub app: App,
+    /// Woken when executions are waiting.
+    pub executor: Arc<Notify>,
+    /// The resources directory.
+    pub resources: TempDir,
+}
+
+/// A bootstrapped app on a database and a directory of its own.
+///
+/// # Panics
+/// When PostgreSQL 15 is not installed.
+pub async fn app() -> TestApp {
+    let resources = tempfile::tempdir().expect("make a directory");
+    let executor = Arc::new(Notify::new());
+    let ports = Ports {
+        content: Arc::new(OneDisk(resources.path().to_owned())),
+        executor: executor.clone(),
+        broker: Arc::new(Notify::new()),
+        cluster: Arc::new(Alone),
+    };
+    let pool = testing::pool().await;
+    open_epoch(&pool, testing::EPOCH).await.expect("open the epoch");
+    let resources_root = resources.path().to_owned();
+    let app = App::new(AppSettings { pool, epoch: testing::EPOCH, resources_root, ports });
+    app.bootstrap(ADMIN_PASSWORD).await.expect("bootstrap");
+    TestApp { app, executor, resources }
+}
+
+/// A cluster of one: its majority is this disk.
+struct OneDisk(PathBuf);
+
+#[async_trait]
+impl ContentStore for OneDisk {
+    async fn place(&self, request: PlaceRequest) -> Result<Placed, ContentError> {
+        let place = self.0.join(&request.path);
+        let parent = place.parent().ok_or_else(|| ContentError::BadPath(request.path.clone()))?;
+        std::fs::create_dir_all(parent).map_err(ContentError::Disk)?;
+        std::fs::rename(&request.staged, &place).map_err(ContentError::Disk)?;
+        Ok(Placed { files: 1, bytes: 0 })
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), ContentError> {
+        let place = self.0.join(path);
+        let removed = if place.is_dir() { std::fs::remove_dir_all(&place) } else { std::fs::remove_file(&place) };
+        match removed {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ContentError::Disk(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+struct Alone;
+
+impl ClusterView for Alone {
+    fn status(&self) -> ClusterStatus {
+        let node = MemberStatus {
+            id: NodeId(1),
+            name: "node-1".to_owned(),
+            address: [127, 0, 33, 1].into(),
+            is_active: true,
+            manager_fault: None,
+            database_fault: None,
+            broker_fault: None,
+        };
+        ClusterStatus { cluster_address: None, authority_pem: String::new(), broker_port: 5671, members: vec![node] }
+    }
+}
