@@ -11,3 +11,9 @@ pub mod control {
 pub mod consensus {
     tonic::include_proto!("quorate.consensus.v1");
 }
+
+/// The resources directory on port 22000.
+#[allow(clippy::all, missing_docs)]
+pub mod resources {
+    tonic::include_proto!("quorate.resources.v1");
+}

@@ -1,0 +1,534 @@
+//! The directory on this node's disk: staging, putting items under their names, keeping aside, looking up.
+//!
+//! *Invariants*: an item appears under its name whole or not at all; what stood there before is kept aside first; no
+//! path and no link leads out of the root.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
+use nix::libc;
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::sys::statvfs::fstatvfs;
+use quorate_types::Epoch;
+use tokio::sync::watch;
+use uuid::Uuid;
+use walkdir::WalkDir;
+
+use crate::entry::{Entry, Kind, Version};
+use crate::manifest::{Manifest, ManifestError, Pending, Standing, is_newer};
+use crate::merge::Listing;
+use crate::path::{DATA_DIRS, ItemPath, check_plain};
+use crate::tree::{MODE_EXECUTABLE, Seal, Source, describe};
+use crate::{Limits, OpenError, OpenFileError};
+
+/// Everything of the root that is not data.
+const PRIVATE_DIR: &str = ".quorate";
+/// The name of what is staged inside its own directory.
+const STAGED_NAME: &str = "item";
+/// How often a lookup is repeated when directories are being renamed under it.
+const LOOKUPS_MAX: usize = 8;
+
+/// Why an item is not under its name.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A newer epoch was promised.
+    #[error("epoch {epoch} is over: epoch {promised} was promised")]
+    Fenced {
+        /// Of the item.
+        epoch: Epoch,
+        /// The oldest that is still accepted.
+        promised: Epoch,
+    },
+    /// Items do not contain each other.
+    #[error("`{path}` overlaps with the item `{with}`")]
+    Overlaps {
+        /// The new one.
+        path: ItemPath,
+        /// The one that is there.
+        with: ItemPath,
+    },
+    /// The manifest is full.
+    #[error("there are {0} items already")]
+    TooManyItems(u64),
+    /// No room on the disk.
+    #[error("the disk that holds the resources directory is full")]
+    DiskFull,
+    /// The disk.
+    #[error("{what}")]
+    Disk {
+        /// What was tried.
+        what: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+impl InstallError {
+    pub(crate) fn disk(what: impl Into<String>, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::DiskFull,
+            _ => Self::Disk { what: what.into(), source },
+        }
+    }
+}
+
+/// When an item may replace what is there.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// The holder of its epoch places it: the epoch must not be over, and the newest version wins.
+    Place,
+    /// Another node has it: only if exactly this is there.
+    Repair {
+        /// The version that is recorded here.
+        instead_of: Option<Version>,
+    },
+}
+
+/// What became of an item that should be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// It is there.
+    Done,
+    /// It, or something newer, was there.
+    Already,
+}
+
+/// A private place for one new item; removed with what is still in it when this is dropped.
+#[derive(Debug)]
+pub struct Staged {
+    directory: PathBuf,
+}
+
+impl Staged {
+    /// Where to create the file or directory that becomes the item; nothing is there yet.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(STAGED_NAME)
+    }
+
+    fn name(&self) -> Option<String> {
+        Some(self.directory.file_name()?.to_str()?.to_owned())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let directory = std::mem::take(&mut self.directory);
+        let remove = move || {
+            if let Err(error) = std::fs::remove_dir_all(&directory) {
+                tracing::warn!(directory = %directory.display(), %error, "what was staged stays until the next start");
+            }
+        };
+        // A tree may be large, and whoever drops it may be a task.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+/// The open directory.
+pub struct Store {
+    root: PathBuf,
+    root_fd: OwnedFd,
+    limits: Limits,
+    fence: watch::Receiver<Epoch>,
+    manifest: Mutex<Manifest>,
+}
+
+impl Store {
+    /// Opens or makes the directory, settles what the last run left, and empties the staging area.
+    pub fn open(root: &Path, limits: Limits, fence: watch::Receiver<Epoch>) -> Result<Self, OpenError> {
+        let fail = |source| OpenError::Directory { path: root.to_owned(), source };
+        for name in DATA_DIRS {
+            std::fs::create_dir_all(root.join(name)).map_err(fail)?;
+        }
+        let private = root.join(PRIVATE_DIR);
+        for name in ["staging", "aside"] {
+            std::fs::create_dir_all(private.join(name)).map_err(fail)?;
+        }
+        let only_us = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&private, only_us).map_err(fail)?;
+        for directory in [&private, root] {
+            File::open(directory).and_then(|directory| directory.sync_all()).map_err(fail)?;
+        }
+        let manifest = Manifest::open(&private.join("manifest"))?;
+        let root_fd = File::open(root).map_err(fail)?.into();
+        let store = Self { root: root.to_owned(), root_fd, limits, fence, manifest: Mutex::new(manifest) };
+        store.settle()?;
+        for left in std::fs::read_dir(store.staging()).map_err(fail)? {
+            std::fs::remove_dir_all(left.map_err(fail)?.path()).map_err(fail)?;
+        }
+        Ok(store)
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join(PRIVATE_DIR).join("staging")
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.root.join(PRIVATE_DIR).join("aside")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Manifest> {
+        // Every change of the manifest is one transaction, so a panic leaves none half done.
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finishes or forgets what was begun when the last run ended.
+    fn settle(&self) -> Result<(), OpenError> {
+        let mut manifest = self.lock();
+        for (path, pending) in manifest.pending()? {
+            let at = self.root.join(path.as_str());
+            let done = match pending.entry.kind {
+                Kind::Tombstone => at.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound),
+                kind => describe(&at, &self.limits, Seal::No)
+                    .is_ok_and(|found| found == (kind, pending.entry.files.clone())),
+            };
+            if let Some(name) = &pending.staged {
+                // It may be what stood there before.
+                let left = self.staging().join(name).join(STAGED_NAME);
+                if left.symlink_metadata().is_ok() {
+                    self.move_aside(&left).map_err(|source| OpenError::Directory { path: left, source })?;
+                }
+            }
+            if done {
+                manifest.finish(&path, &pending.entry)?
+            } else {
+                manifest.abandon(&path)?
+            }
+            tracing::info!(%path, version = %pending.entry.version, done, "settled what the last run had begun");
+        }
+        Ok(())
+    }
+
+    /// A new private place.
+    pub fn stage(&self) -> Result<Staged, InstallError> {
+        let directory = self.staging().join(Uuid::now_v7().to_string());
+        std::fs::create_dir(&directory).map_err(|source| InstallError::disk("make a staging directory", source))?;
+        Ok(Staged { directory })
+    }
+
+    /// Whether this many bytes fit, beside what is always kept free.
+    pub fn check_room(&self, bytes: u64) -> Result<(), InstallError> {
+        let room = fstatvfs(&self.root_fd)
+            .map_err(|error| InstallError::disk("ask for the free room of the disk", error.into()))?;
+        let free = room.blocks_available().saturating_mul(room.fragment_size());
+        if free < bytes.saturating_add(self.limits.free_bytes_kept) { Err(InstallError::DiskFull) } else { Ok(()) }
+    }
+
+    /// How far this node is; what the node promised elsewhere counts too.
+    pub fn standing(&self) -> Standing {
+        self.standing_in(&self.lock())
+    }
+
+    fn standing_in(&self, manifest: &Manifest) -> Standing {
+        let mut standing = manifest.standing();
+        standing.promised = standing.promised.max(*self.fence.borrow());
+        standing
+    }
+
+    /// Accepts nothing older than `epoch` from now on, durably. Answers what is promised.
+    pub fn promise(&self, epoch: Epoch) -> Result<Standing, ManifestError> {
+        self.change_standing(|standing| standing.promised = standing.promised.max(epoch))
+    }
+
+    /// Changes how far this node is.
+    pub fn change_standing(&self, change: impl FnOnce(&mut Standing)) -> Result<Standing, ManifestError> {
+        let mut manifest = self.lock();
+        let mut standing = self.standing_in(&manifest);
+        change(&mut standing);
+        manifest.set_standing(standing)?;
+        Ok(standing)
+    }
+
+    /// Looks at the manifest; keep it short.
+    pub fn look<T>(&self, look: impl FnOnce(&Manifest, Standing) -> T) -> T {
+        let manifest = self.lock();
+        look(&manifest, self.standing_in(&manifest))
+    }
+
+    /// What this node has, and which of it is gone from the disk.
+    pub fn listing(&self) -> (Listing, BTreeSet<ItemPath>) {
+        let listing = self.look(|manifest, standing| Listing { base: standing.base, items: manifest.items().clone() });
+        let is_missing = |path: &ItemPath, kind| {
+            let found = self.root.join(path.as_str()).symlink_metadata();
+            match kind {
+                Kind::Tombstone => false,
+                Kind::File => !found.is_ok_and(|meta| meta.is_file()),
+                Kind::Tree => !found.is_ok_and(|meta| meta.is_dir()),
+            }
+        };
+        let missing = listing.items.iter().filter(|(path, item)| is_missing(path, item.kind));
+        let missing = missing.map(|(path, _)| path.clone()).collect();
+        (listing, missing)
+    }
+
+    /// The next version that this node may give in `epoch`, durably its own.
+    pub fn next_version(&self, epoch: Epoch) -> Result<Version, ManifestError> {
+        Ok(Version { epoch, sequence: self.lock().next_sequence()? })
+    }
+
+    /// Gives no sequence up to this one any more.
+    pub fn see_sequence(&self, seen: u64) -> Result<(), ManifestError> {
+        self.lock().see_sequence(seen)
+    }
+
+    /// Whether an item would be installed now: asked before its bytes travel.
+    pub fn check(&self, path: &ItemPath, kind: Kind, version: Version, rule: Rule) -> Result<Installed, InstallError> {
+        self.check_in(&self.lock(), path, kind, version, rule)
+    }
+
+    fn check_in(
+        &self,
+        manifest: &Manifest,
+        path: &ItemPath,
+        kind: Kind,
+        version: Version,
+        rule: Rule,
+    ) -> Result<Installed, InstallError> {
+        let current = manifest.items().get(path);
+        match rule {
+            Rule::Place => {
+                let promised = self.standing_in(manifest).promised;
+                if version.epoch < promised {
+                    return Err(InstallError::Fenced { epoch: version.epoch, promised });
+                }
+                if !is_newer(version, current) {
+                    return Ok(Installed::Already);
+                }
+            }
+            Rule::Repair { instead_of } if current.map(|item| item.version) != instead_of => {
+                return Ok(Installed::Already);
+            }
+            Rule::Repair { .. } => {}
+        }
+        if kind == Kind::Tombstone {
+            return Ok(Installed::Done);
+        }
+        if current.is_none() && manifest.items().len() as u64 >= self.limits.items_max {
+            return Err(InstallError::TooManyItems(self.limits.items_max));
+        }
+        let live = |with: &ItemPath| manifest.items().get(with).is_some_and(|item| item.kind != Kind::Tombstone);
+        let above = path.above().filter_map(|above| above.parse::<ItemPath>().ok()).find(live);
+        let start = format!("{path}/");
+        let below = || {
+            // Names such as `path-2` may stand between a path and what is below it, but all begin with the path.
+            let mut after = manifest.items().range(path.clone()..).map(|(other, _)| other);
+            let mut after = after.by_ref().take_while(|other| other.as_str().starts_with(path.as_str()));
+            after.find(|other| other.as_str().starts_with(&start) && live(other)).cloned()
+        };
+        match above.or_else(below) {
+            Some(with) => Err(InstallError::Overlaps { path: path.clone(), with }),
+            None => Ok(Installed::Done),
+        }
+    }
+
+    /// Puts an item under its name and records it; what stood there is kept aside.
+    ///
+    /// `staged` holds the described, synced item; a tombstone gets an empty place.
+    pub fn install(
+        &self,
+        path: &ItemPath,
+        entry: &Entry,
+        staged: &Staged,
+        rule: Rule,
+    ) -> Result<Installed, InstallError> {
+        let mut manifest = self.lock();
+        if self.check_in(&manifest, path, entry.kind, entry.version, rule)? == Installed::Already {
+            return Ok(Installed::Already);
+        }
+        if matches!(rule, Rule::Place) {
+            // An epoch that was heard of is promised: the one before it is over here too.
+            let mut standing = self.standing_in(&manifest);
+            standing.promised = standing.promised.max(entry.version.epoch);
+            manifest.set_standing(standing)?;
+        }
+        manifest.begin(path, &Pending { entry: entry.clone(), staged: staged.name() })?;
+        if let Err(error) = self.exchange(path, entry.kind, staged) {
+            manifest.abandon(path)?;
+            return Err(error);
+        }
+        manifest.finish(path, entry)?;
+        manifest.see_sequence(entry.version.sequence)?;
+        Ok(Installed::Done)
+    }
+
+    /// Keeps an item aside and forgets it, if exactly this version is there.
+    pub fn drop_item(&self, path: &ItemPath, version: Version) -> Result<Installed, InstallError> {
+        let staged = self.stage()?;
+        let mut manifest = self.lock();
+        if manifest.items().get(path).is_none_or(|item| item.version != version) {
+            return Ok(Installed::Already);
+        }
+        // A crash in between leaves an item that is recorded and missing: the next round drops it again.
+        self.exchange(path, Kind::Tombstone, &staged)?;
+        manifest.forget(path)?;
+        Ok(Installed::Done)
+    }
+
+    /// Swaps what is staged with what stands under the name, and keeps the latter aside.
+    fn exchange(&self, path: &ItemPath, kind: Kind, staged: &Staged) -> Result<(), InstallError> {
+        let fail = |source: io::Error| InstallError::disk(format!("put `{path}` under its name"), source);
+        let failed = |error: Errno| fail(error.into());
+        let (_, name) = path.split_last();
+        let parent = match self.parent(path, kind != Kind::Tombstone) {
+            Ok(parent) => parent,
+            Err(Errno::ENOENT) if kind == Kind::Tombstone => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        let from = File::open(&staged.directory).map_err(fail)?;
+        let exists = match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => true,
+            Err(Errno::ENOENT) => false,
+            Err(error) => return Err(failed(error)),
+        };
+        let moved = |flags| renameat2(&from, STAGED_NAME, &parent, name, flags);
+        match (kind, exists) {
+            (Kind::Tombstone, false) => return Ok(()),
+            (Kind::Tombstone, true) => {
+                renameat2(&parent, name, &from, STAGED_NAME, RenameFlags::RENAME_NOREPLACE).map_err(failed)?;
+            }
+            (_, false) => moved(RenameFlags::RENAME_NOREPLACE).map_err(failed)?,
+            (_, true) => match moved(RenameFlags::RENAME_EXCHANGE) {
+                Ok(()) => {}
+                // Not every file system can exchange; then there is a moment with nothing under the name.
+                Err(Errno::EINVAL) => {
+                    self.move_aside(&self.root.join(path.as_str())).map_err(fail)?;
+                    moved(RenameFlags::RENAME_NOREPLACE).map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            },
+        }
+        File::from(parent).sync_all().map_err(fail)?;
+        let old = staged.path();
+        if old.symlink_metadata().is_ok() {
+            self.move_aside(&old).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// The directory that holds an item, made when it is missing; no link is followed.
+    fn parent(&self, path: &ItemPath, make: bool) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut at = self.root_fd.try_clone().map_err(|error| errno(&error))?;
+        for name in path.split_last().0.split('/') {
+            if make {
+                match mkdirat(&at, name, Mode::from_bits_truncate(MODE_EXECUTABLE)) {
+                    Ok(()) => nix::unistd::fsync(&at)?,
+                    Err(Errno::EEXIST) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            at = openat(&at, name, flags, Mode::empty())?;
+        }
+        Ok(at)
+    }
+
+    /// Moves something to what is kept aside, and removes the oldest when that is too much.
+    fn move_aside(&self, what: &Path) -> io::Result<()> {
+        let bytes: u64 = WalkDir::new(what)
+            .into_iter()
+            .filter_map(|found| found.ok()?.metadata().ok())
+            .filter(std::fs::Metadata::is_file)
+            .map(|meta| meta.len())
+            .sum();
+        // The name orders by time and says how large it is.
+        let to = self.aside().join(format!("{}_{bytes}", Uuid::now_v7()));
+        std::fs::rename(what, &to)?;
+        File::open(self.aside())?.sync_all()?;
+        let mut kept = Vec::new();
+        for found in std::fs::read_dir(self.aside())? {
+            let path = found?.path();
+            let bytes = path.to_string_lossy().rsplit_once('_').and_then(|(_, bytes)| bytes.parse().ok()).unwrap_or(0);
+            kept.push((path, bytes));
+        }
+        kept.sort();
+        let mut count = kept.len() as u64;
+        let mut sum: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+        for (path, bytes) in kept {
+            if count <= self.limits.aside_items_max && sum <= self.limits.aside_bytes_max {
+                break;
+            }
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            if let Err(error) = removed {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what was kept aside");
+            }
+            count -= 1;
+            sum = sum.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// Opens an item for sending, with what is recorded of it.
+    pub fn source(&self, path: &ItemPath, version: Version) -> Result<Option<(Entry, Source)>, InstallError> {
+        // Under the lock: what is opened is what is recorded.
+        let manifest = self.lock();
+        let Some(entry) = manifest.entry(path)?.filter(|entry| entry.version == version) else { return Ok(None) };
+        if entry.kind == Kind::Tombstone {
+            return Ok(None);
+        }
+        match Source::open(&self.root_fd, Path::new(path.as_str())) {
+            Ok(source) => Ok(Some((entry, source))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(InstallError::disk(format!("open `{path}`"), error)),
+        }
+    }
+
+    /// Opens what is staged for sending.
+    pub fn staged_source(&self, staged: &Staged) -> io::Result<Source> {
+        Source::open(File::open(&staged.directory)?, Path::new(STAGED_NAME))
+    }
+
+    /// Opens a regular file below a data directory; links are followed only inside that data directory.
+    pub fn open_file(&self, path: &str) -> Result<File, OpenFileError> {
+        let refused = || OpenFileError::NotFound(path.chars().take(256).collect());
+        check_plain(path).map_err(|_| refused())?;
+        let (first, rest) = path.split_once('/').ok_or_else(refused)?;
+        if !DATA_DIRS.contains(&first) {
+            return Err(refused());
+        }
+        let beneath = |at: &OwnedFd, path: &str, flags| {
+            let how = OpenHow::new()
+                .flags(flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            // A rename elsewhere in the system may make a lookup with `..` uncertain.
+            let mut left = LOOKUPS_MAX;
+            loop {
+                left -= 1;
+                match openat2(at.as_fd(), path, how) {
+                    Err(Errno::EAGAIN) if left > 0 => {}
+                    other => return other,
+                }
+            }
+        };
+        let opened = beneath(&self.root_fd, first, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)
+            // A pipe must not make the caller wait.
+            .and_then(|directory| beneath(&directory, rest, OFlag::O_NONBLOCK));
+        let file = match opened {
+            Ok(file) => file,
+            // EXDEV: a link leads out; ENXIO: a socket or a pipe.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EXDEV | Errno::ELOOP | Errno::ENXIO) => return Err(refused()),
+            Err(error) => return Err(OpenFileError::Disk(error.into())),
+        };
+        let found = nix::sys::stat::fstat(&file).map_err(|error| OpenFileError::Disk(error.into()))?;
+        if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+            return Err(refused());
+        }
+        Ok(file.into())
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
