@@ -230,16 +230,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_without_version_is_read_and_a_newer_one_is_not() {
-        let mut text = serde_json::to_value(Applied::default()).unwrap();
-        text.as_object_mut().unwrap().remove("version");
-        let machine = text["machine"].as_object_mut().unwrap();
-        machine.remove("kv_tombstones");
-        machine.remove("kv_forgotten");
-        machine.insert("kv_index".into(), 7.into());
-        let applied = Applied::read(text.to_string().as_bytes()).ok().unwrap();
-        assert_eq!((applied.version, applied.machine.kv_forgotten), (SNAPSHOT_VERSION, 7));
-        text["version"] = (SNAPSHOT_VERSION + 1).into();
-        assert!(Applied::read(text.to_string().as_bytes()).is_err());
+    fn every_version_of_snapshot_is_read_and_the_newest_is_written() {
+        let old = Applied::read(include_bytes!("golden/snapshot_0.json")).ok().unwrap();
+        let text = include_str!("golden/snapshot_1.json");
+        let new = Applied::read(text.as_bytes()).ok().unwrap();
+        assert_eq!((old.last, &old.membership), (new.last, &new.membership));
+        assert_eq!(old.machine.cluster, new.machine.cluster);
+        assert_eq!((new.machine.kv_key_changed("gone"), new.machine.kv_key_changed("never")), (8, 0));
+        assert_eq!(old.machine.kv_key_changed("never"), 8, "the old one does not know what was removed");
+        let written = serde_json::to_value(&new).unwrap();
+        assert_eq!(written, serde_json::from_str::<serde_json::Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_newer_snapshot_is_refused() {
+        let newer = Applied { version: SNAPSHOT_VERSION + 1, ..Applied::default() };
+        assert!(Applied::read(&serde_json::to_vec(&newer).unwrap()).is_err());
     }
 }
