@@ -1,7 +1,7 @@
 //! What the kernel has: interfaces, their addresses, and the netlink orders that change them.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -9,7 +9,6 @@ use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{LinkAddr, SockaddrStorage};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::{AddressMessageBuilder, Handle};
-use std::net::{Ipv4Addr, Ipv6Addr};
 use tokio::task::AbortHandle;
 
 /// The interface for the address cannot be found.
@@ -63,8 +62,10 @@ impl Host {
             if let Some(link) = address.as_link_addr() {
                 host.interfaces.push(Interface { name: entry.interface_name, link: *link });
             } else if let Some(ip) = ip(&address) {
+                // A labelled address is listed under its label, `eth0:1`.
+                let interface = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
                 host.placements.push(Placement {
-                    interface: entry.interface_name,
+                    interface,
                     address: ip,
                     prefix_len: entry.netmask.as_ref().and_then(self::ip).map_or(0, prefix_len),
                     is_loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),

@@ -105,6 +105,9 @@ async fn holding_and_releasing_may_be_repeated() {
 async fn the_announcer_gives_up_an_address_that_was_taken_away_and_hold_brings_it_back() {
     let Some(bed) = Bed::new("gone", 1, |host| format!("10.36.3.{host}/24")) else { return };
     let [host] = bed.hosts();
+    host.ip(&["addr", "del", "10.36.3.1/24", "dev", "eth0"]);
+    // The interface is found by its network also when its address has a label.
+    host.ip(&["addr", "add", "10.36.3.1/24", "dev", "eth0", "label", "eth0:1"]);
     let held = vip("10.36.3.100");
     host.run(hold(&held)).await.unwrap();
     assert!(host.addresses().contains("10.36.3.100/32"));
