@@ -25,7 +25,7 @@ use crate::seal::{Channel, Sealer};
 use crate::start::{Shared, Tally};
 
 /// How long an exchange may take.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(3);
 /// The largest frame, in bytes: [`crate::MEMBERS_MAX`] members and loads need less than half.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
 /// How many connections are served at once; further ones wait in the kernel's backlog.

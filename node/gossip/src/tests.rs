@@ -279,7 +279,7 @@ async fn oversized_and_senseless_messages_are_dropped() {
 async fn idle_connections_are_closed_and_do_not_keep_members_out() {
     let (gossip, _stop) = start(settings(26, &[])).await;
     let mut idle = Vec::new();
-    for _ in 0..20 {
+    for _ in 0..17 {
         idle.push(TcpStream::connect(gossip.address()).await.unwrap());
     }
     let (other, _stop) = start(settings(27, &[gossip.address()])).await;
