@@ -12,6 +12,10 @@ demo: packages
 test: packages clients
 	cargo test --workspace --locked
 
+# Whole clusters under faults, many more than in `make test`; a failure prints its seed.
+sim:
+	QUORATE_SIM_SEEDS=20000 cargo test --release --locked -p quorate-core --test sim_failover -- --nocapture
+
 packages:
 	@.ci/packages
 

@@ -34,7 +34,7 @@ pub fn next_step(state: &ClusterState, me: NodeId, in_effect: &SyncSet, caught_u
     let agreed = &state.sync;
     // First finish what was begun.
     if in_effect != agreed {
-        return Some(finish(state, in_effect, caught_up));
+        return Some(finish(state, in_effect));
     }
     let next = |members: BTreeSet<NodeId>| SyncSet { num_sync: num_sync(members.len()), members };
     let leaver = agreed.members.iter().find(|node| !state.members.contains_key(node) && **node != me);
@@ -60,12 +60,15 @@ fn first_half(agreed: &SyncSet, next: SyncSet) -> Step {
 }
 
 /// PostgreSQL and the agreed state differ: which of the two goes on.
-fn finish(state: &ClusterState, in_effect: &SyncSet, caught_up: &BTreeSet<NodeId>) -> Step {
+///
+/// Nothing is taken back because a joiner vanished: the agreement may have been reached already without this node
+/// knowing it. Only its removal ends the matter, because no agreement on it can follow that.
+fn finish(state: &ClusterState, in_effect: &SyncSet) -> Step {
     let agreed = &state.sync;
     let mut joining = in_effect.members.difference(&agreed.members);
     let mut leaving = agreed.members.difference(&in_effect.members);
     let postgres_was_first = match (joining.next(), leaving.next()) {
-        (Some(node), None) => state.members.contains_key(node) && caught_up.contains(node),
+        (Some(node), None) => state.members.contains_key(node),
         (None, Some(node)) => !state.members.contains_key(node),
         _ => false,
     };
@@ -157,8 +160,12 @@ mod tests {
 
     #[test]
     fn a_beginning_that_was_abandoned_goes_back_to_the_agreed_set() {
-        let state = ClusterState { members: members(&[1, 2]), sync: set(0, &[1]), ..Default::default() };
-        let step = next_step(&state, NodeId(1), &set(1, &[1, 2]), &BTreeSet::new());
-        assert_eq!(step, Some(Step::SetPostgres(set(0, &[1]))), "n2 vanished before it had caught up");
+        let begun = set(1, &[1, 2]);
+        let mut state = ClusterState { members: members(&[1, 2]), sync: set(0, &[1]), ..Default::default() };
+        let step = next_step(&state, NodeId(1), &begun, &BTreeSet::new());
+        assert_eq!(step, Some(Step::Agree(begun.clone())), "n2 vanished, but may have been agreed on already");
+        state.members = members(&[1]);
+        let step = next_step(&state, NodeId(1), &begun, &BTreeSet::new());
+        assert_eq!(step, Some(Step::SetPostgres(set(0, &[1]))), "n2 is no member any more");
     }
 }

@@ -121,6 +121,12 @@ impl Local {
         self.set_role(Role::Promoting, epoch, "");
         let began = Instant::now();
         self.keeper.start(None).await?;
+        // It promoted in an earlier life and died before the epoch was open. A second promotion would hide where the
+        // epoch left its parent, and with it who has to rewind: the next epoch continues this one.
+        if self.keeper.position().await?.lineage == epoch {
+            self.give_up(epoch, "it promoted before, and died before the epoch was open").await;
+            return Ok(());
+        }
         match self.open(state, epoch).await {
             Ok(true) => {
                 info!(%epoch, milliseconds = began.elapsed().as_millis(), "epoch opened, this node is active");

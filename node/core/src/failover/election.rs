@@ -41,7 +41,8 @@ pub fn elect(state: &ClusterState, ballot: &Ballot<'_>) -> Result<NodeId, Missin
     let has_all = |position: &Position| position.lineage == lineage || state.descends_from(position.lineage, lineage);
     let holder_reported = holder.is_some_and(|holder| candidates.get(&holder).is_some_and(has_all));
     let others = || state.sync.members.iter().filter(|node| Some(**node) != holder);
-    let have = others().filter(|node| ballot.frozen.contains_key(node)).count();
+    // Whoever stands on a dead branch may have the commit, but cannot bring it back: it does not count.
+    let have = others().filter(|node| candidates.contains_key(node)).count();
     let need = needed(others().count(), state.sync.num_sync, holder.is_some());
     if !holder_reported && have < need {
         return Err(Missing { have, need });
@@ -69,8 +70,13 @@ pub(super) fn could_succeed(
     reachable: &BTreeSet<NodeId>,
     frozen: &BTreeMap<NodeId, Position>,
 ) -> bool {
-    let holder = state.last_opened().map(|record| record.holder);
-    let hears = |node: &NodeId| reachable.contains(node) || frozen.contains_key(node);
+    let opened = state.last_opened();
+    let lineage = opened.map_or(Epoch(0), |record| record.epoch);
+    let holder = opened.map(|record| record.holder);
+    let hears = |node: &NodeId| match frozen.get(node) {
+        Some(position) => on_the_line(state, lineage, position.lineage),
+        None => reachable.contains(node),
+    };
     if holder.as_ref().is_some_and(hears) {
         return true;
     }

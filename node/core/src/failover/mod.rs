@@ -3,7 +3,8 @@
 //! The rule (ADR 0002): let `o` be the newest opened epoch, `h` its holder, `V` the synchronous set without `h` and `k`
 //! its `num_sync`. Every acknowledged commit of `o` is on `h` and on at least `k` of `V`. So the next epoch may be
 //! granted once every reporter has promised it, and either `h` itself has reported, or `|V| − k + 1` members of `V`
-//! have: any `k` of `V` meet any `|V| − k + 1` of `V`. The furthest reporter gets it.
+//! have: any `k` of `V` meet any `|V| − k + 1` of `V`. Only reporters whose data can be continued count, and the furthest
+//! of them gets it: a commit that is on a dead branch and on `h` would else be passed over.
 //!
 //! *Invariants*: `NO_ACKED_COMMIT_LOST`, `ONE_HOLDER_PER_EPOCH`. Neither depends on a clock: the ages below only decide
 //! when it is worth starting.
@@ -159,8 +160,11 @@ fn judge(state: &ClusterState, current: &EpochRecord, seen: &Observation, policy
             _ => Judgement::Replace(Reason::HolderSilent { node: holder, silent_for: view.silent_for }),
         };
     }
+    // What it said before it learned of its grant says nothing about this epoch.
+    let outdated = view.epoch != current.epoch && seen.since_grant < policy.silence;
     if current.opened.is_none() {
         return match view.role {
+            _ if outdated => Judgement::Fine(Reason::Promoting { node: holder, epoch: current.epoch }),
             Role::Failed | Role::Fenced | Role::Resigned => Judgement::Replace(Reason::HolderGaveUp { node: holder }),
             _ if seen.since_grant >= policy.promotion => Judgement::Replace(Reason::PromotionHangs { node: holder }),
             _ => Judgement::Fine(Reason::Promoting { node: holder, epoch: current.epoch }),
@@ -174,6 +178,7 @@ fn judge(state: &ClusterState, current: &EpochRecord, seen: &Observation, policy
             },
             _ => Judgement::Fine(Reason::Healthy { node: holder, epoch: current.epoch }),
         },
+        _ if outdated => Judgement::Fine(Reason::Waiting { node: holder }),
         Role::Resigned => Judgement::Replace(match state.switchover_to {
             Some(to) => Reason::Switchover { from: holder, to },
             None => Reason::HolderGaveUp { node: holder },

@@ -212,3 +212,39 @@ fn with_five_nodes_three_of_four_standbys_decide() {
     seen.frozen.insert(NodeId(5), at(1, 6));
     assert_eq!(holder_of(&decide(&state, &seen, &POLICY).1), Some(NodeId(4)));
 }
+
+#[test]
+fn a_dead_branch_does_not_count_towards_the_rule() {
+    let (mut state, mut seen) = three();
+    for (epoch, holder, parent) in [(2, 1, 1), (3, 2, 1)] {
+        let record = EpochRecord {
+            epoch: Epoch(epoch),
+            holder: NodeId(holder),
+            parent: Epoch(parent),
+            reason: String::new(),
+            opened: Some(Opened { timeline: TimelineId(3), start: Lsn(50) }),
+        };
+        state.epochs.insert(Epoch(epoch), record);
+    }
+    seen.nodes.get_mut(&NodeId(2)).unwrap().refused = true;
+    // A commit of epoch 1 is on n1 and n2. n1 went into a branch that nobody continued; n3 never had it.
+    seen.frozen = [(NodeId(1), at(2, 51)), (NodeId(3), at(1, 40))].into();
+    let (reason, actions) = decide(&state, &seen, &POLICY);
+    assert!(matches!(reason, Reason::TooFew { have: 1, need: 2, .. }), "{reason}");
+    assert_eq!(actions, []);
+}
+
+#[test]
+fn what_the_holder_said_before_its_grant_does_not_unseat_it() {
+    let (mut state, mut seen) = three();
+    let granted =
+        EpochRecord { epoch: Epoch(2), holder: NodeId(1), parent: Epoch(1), reason: String::new(), opened: None };
+    state.epochs.insert(Epoch(2), granted);
+    seen.nodes.get_mut(&NodeId(1)).unwrap().role = Role::Fenced;
+    seen.since_grant = Duration::from_millis(5);
+    assert_eq!(decide(&state, &seen, &POLICY).1, []);
+    state.epochs.get_mut(&Epoch(2)).unwrap().opened = Some(Opened { timeline: TimelineId(3), start: Lsn(50) });
+    assert_eq!(decide(&state, &seen, &POLICY).1, []);
+    seen.since_grant = POLICY.silence;
+    assert!(matches!(decide(&state, &seen, &POLICY).1[..], [Action::Freeze { .. }]), "it still says so");
+}

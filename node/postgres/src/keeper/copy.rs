@@ -77,13 +77,15 @@ impl Keeper {
         Err(PostgresError::TooSlow { what: "the primary's checkpoint", limit: CHECKPOINT_LIMIT })
     }
 
-    /// Copies everything anew from the primary. The server is stopped only when the copy is complete.
+    /// Copies everything anew from the primary. The server is stopped for it: what the old data streamed and
+    /// acknowledged meanwhile would not be in the copy.
     ///
     /// # Errors
     /// When `pg_basebackup` fails; the old directory is then untouched.
     pub async fn copy(&self, following: &Following) -> Result<(), PostgresError> {
         let fresh = self.settings.directory.join("data.new");
         remove_tree(&fresh)?;
+        self.stop(STOP_LIMIT).await;
         self.upstream.follow(following.holder, following.epoch);
         let mut command = Command::new(self.settings.program("pg_basebackup"));
         command
@@ -98,7 +100,6 @@ impl Keeper {
             .args(["-X", "stream", "-c", "fast", "--no-password"]);
         self.run("pg_basebackup", command, COPY_LIMIT).await?;
         Lineage::default().following(&following.line).store(&fresh, self.account)?;
-        self.stop(STOP_LIMIT).await;
         self.swap_in(&fresh)
     }
 }
