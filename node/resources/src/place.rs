@@ -65,7 +65,7 @@ pub enum PlaceError {
     /// Too few peers have it.
     #[error("only {have} of {need} nodes have it on disk{refusals}")]
     NoMajority {
-        /// How many, this node counted.
+        /// How many, this node (where it is staged only) counted.
         have: usize,
         /// How many it takes.
         need: usize,
@@ -170,7 +170,7 @@ impl Resources {
         let mut refusals = Refusals::default();
         while nodes.len() < majority {
             let Some(ended) = transfers.join_next().await else {
-                return Err(PlaceError::NoMajority { have: nodes.len() - 1, need: majority, refusals });
+                return Err(PlaceError::NoMajority { have: nodes.len(), need: majority, refusals });
             };
             match ended {
                 Ok((node, Ok(Said::Has))) => nodes.push(node),

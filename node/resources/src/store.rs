@@ -532,3 +532,105 @@ impl Store {
 fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Content, FileEntry};
+
+    fn open(root: &Path) -> Store {
+        let limits = Limits { free_bytes_kept: 0, aside_items_max: 3, ..Limits::default() };
+        Store::open(root, limits, watch::channel(Epoch(0)).1).unwrap()
+    }
+
+    fn staged(store: &Store, content: &str, sequence: u64) -> (Staged, Entry) {
+        let staged = store.stage().unwrap();
+        std::fs::write(staged.path(), content).unwrap();
+        let (kind, files) = describe(&staged.path(), &store.limits, Seal::Yes).unwrap();
+        (staged, Entry { version: Version { epoch: Epoch(1), sequence }, kind, files })
+    }
+
+    /// What a crash leaves: everything on disk, nothing cleaned up.
+    fn crash(store: Store, staged: Staged) {
+        std::mem::forget(staged);
+        drop(store);
+    }
+
+    #[test]
+    fn a_start_settles_what_a_crash_left() {
+        let root = tempfile::tempdir().unwrap();
+        let path: ItemPath = "plugins/a".parse().unwrap();
+        let at = root.path().join("plugins/a");
+        let staging = root.path().join(".quorate/staging");
+        let store = open(root.path());
+        let (first, old) = staged(&store, "old", 1);
+        store.install(&path, &old, &first, Rule::Place).unwrap();
+
+        // Before the exchange: the old one stays.
+        let (second, new) = staged(&store, "new", 2);
+        store.lock().begin(&path, &Pending { entry: new.clone(), staged: second.name() }).unwrap();
+        crash(store, second);
+        let store = open(root.path());
+        assert_eq!(std::fs::read_to_string(&at).unwrap(), "old");
+        assert_eq!(store.lock().entry(&path).unwrap().unwrap(), old);
+        assert!(store.lock().pending().unwrap().is_empty());
+
+        // After the exchange: the new one is there, and the old one is kept.
+        let (third, new) = staged(&store, "new", 2);
+        store.lock().begin(&path, &Pending { entry: new.clone(), staged: third.name() }).unwrap();
+        std::fs::rename(&at, root.path().join("old")).unwrap();
+        std::fs::rename(third.path(), &at).unwrap();
+        std::fs::rename(root.path().join("old"), third.path()).unwrap();
+        crash(store, third);
+        let store = open(root.path());
+        assert_eq!(store.lock().entry(&path).unwrap().unwrap(), new);
+        let kept: Vec<_> = std::fs::read_dir(store.aside()).unwrap().map(|found| found.unwrap().path()).collect();
+        assert!(kept.iter().any(|kept| std::fs::read_to_string(kept).unwrap() == "old"), "{kept:?}");
+
+        // A removal that was begun and not done.
+        let place = store.stage().unwrap();
+        let gone = Entry::tombstone(Version { epoch: Epoch(1), sequence: 3 });
+        store.lock().begin(&path, &Pending { entry: gone.clone(), staged: place.name() }).unwrap();
+        crash(store, place);
+        let store = open(root.path());
+        assert_eq!(store.lock().entry(&path).unwrap().unwrap(), new);
+        assert_eq!(std::fs::read_dir(staging).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_aside_is_bounded() {
+        let root = tempfile::tempdir().unwrap();
+        let path: ItemPath = "plugins/a".parse().unwrap();
+        let store = open(root.path());
+        for sequence in 1..=6 {
+            let (staged, entry) = staged(&store, &sequence.to_string(), sequence);
+            assert_eq!(store.install(&path, &entry, &staged, Rule::Place).unwrap(), Installed::Done);
+            assert_eq!(store.install(&path, &entry, &staged, Rule::Place).unwrap(), Installed::Already);
+        }
+        let mut kept: Vec<_> = std::fs::read_dir(store.aside())
+            .unwrap()
+            .map(|found| std::fs::read_to_string(found.unwrap().path()).unwrap())
+            .collect();
+        kept.sort();
+        assert_eq!(kept, ["3", "4", "5"]);
+    }
+
+    #[test]
+    fn an_operators_file_in_the_way_is_kept_and_a_link_is_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        std::fs::write(root.path().join("plugins/a"), "by hand").unwrap();
+        let (place, entry) = staged(&store, "item", 1);
+        store.install(&"plugins/a".parse().unwrap(), &entry, &place, Rule::Place).unwrap();
+        assert_eq!(std::fs::read_dir(store.aside()).unwrap().count(), 1);
+
+        std::os::unix::fs::symlink(elsewhere.path(), root.path().join("plugins/t")).unwrap();
+        let (place, entry) = staged(&store, "item", 2);
+        let path: ItemPath = "plugins/t/a".parse().unwrap();
+        assert!(matches!(store.install(&path, &entry, &place, Rule::Place), Err(InstallError::Disk { .. })));
+        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+        assert!(store.lock().pending().unwrap().is_empty());
+        assert!(matches!(entry.files[..], [FileEntry { content: Content::Regular { size: 4, .. }, .. }]));
+    }
+}
