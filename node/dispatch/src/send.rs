@@ -1,6 +1,5 @@
 //! Sends, and says how sure it is.
 
-use std::collections::HashSet;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -73,13 +72,11 @@ pub struct Sender {
     lanes: Semaphore,
 }
 
-/// A connection and what was done over it.
+/// A connection and its channels that are free.
 #[derive(Debug)]
 struct Line {
     connection: Connection,
     idle: Mutex<Vec<Channel>>,
-    /// Exchange and key of the routes that were declared.
-    declared: Mutex<HashSet<(ShortString, ShortString)>>,
 }
 
 impl Sender {
@@ -140,10 +137,8 @@ impl Sender {
             }
             Err(error) => Err(SendError::Link(error)),
         };
-        match &result {
-            Err(SendError::Unroutable { .. } | SendError::Refused { .. }) => line.forget(route),
-            Err(_) => self.leave(&line).await,
-            Ok(()) => {}
+        if matches!(result, Err(SendError::Link(_) | SendError::Unknown(_) | SendError::Late(_))) {
+            self.leave(&line).await;
         }
         result
     }
@@ -157,13 +152,11 @@ impl Sender {
         body: &str,
         properties: BasicProperties,
     ) -> Result<(), SendError> {
-        // Looked for before every message, although `mandatory` would tell: the client library logs what a broker
+        // Declared before every message: a Python worker deletes the response queue, and with it its bindings, when an
+        // operation was killed. Looked for, although `mandatory` would tell: the client library logs what a broker
         // returns, and an operation holds tokens.
         let prepare = async {
-            if !line.knows(route) {
-                route.declare(lane).await?;
-                line.learn(route);
-            }
+            route.declare(lane).await?;
             route.look(lane).await
         };
         match tokio::time::timeout(PREPARE_LIMIT, prepare).await {
@@ -205,7 +198,7 @@ impl Sender {
         }
         *current = None;
         let connection = self.target.connect("quorate sender").await?;
-        let line = Arc::new(Line { connection, idle: Mutex::default(), declared: Mutex::default() });
+        let line = Arc::new(Line { connection, idle: Mutex::default() });
         *current = Some(Arc::clone(&line));
         Ok(line)
     }
@@ -242,21 +235,6 @@ impl Sender {
 impl Line {
     fn give_back(&self, lane: Channel) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
-    }
-
-    fn knows(&self, route: &Route) -> bool {
-        let declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
-        declared.contains(&(route.exchange.clone(), route.key.clone()))
-    }
-
-    fn learn(&self, route: &Route) {
-        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
-        declared.insert((route.exchange.clone(), route.key.clone()));
-    }
-
-    fn forget(&self, route: &Route) {
-        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
-        declared.remove(&(route.exchange.clone(), route.key.clone()));
     }
 }
 

@@ -7,6 +7,9 @@ mod worker;
 
 use std::fs;
 use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use proxy::Proxy;
 use quorate_broker::{Broker, BrokerSettings, BrokerStatus, Desired, Permission, UserDef, VhostDef};
 use quorate_dispatch::{
     AmqpTarget, LinkError, MANAGEMENT, MANAGEMENT_SERVICE, ManagerAccess, OperationMessage, Outcome, RESPONSES_QUEUE,
-    Responses, ResponsesError, SendError, Sender, TaskError,
+    Reply, Responses, ResponsesError, SendError, Sender, TaskError,
 };
 use serde_json::{Value, json};
 use support::{PASSWORD, READY, settings};
@@ -169,6 +172,109 @@ fn each_of_many_sends_at_once_gets_its_own_answer() {
 }
 
 #[test]
+fn a_response_queue_that_was_deleted_works_again() {
+    on_bed(async {
+        let target = target(&BED.settings, "tls");
+        let mut responses = Responses::new(target.clone());
+        responses.connect().await.expect("connect");
+        let worker = Worker::start(&target, "killer").await;
+        let sender = Sender::new(target);
+        sender.send_operation("killer", &operation("killed")).await.expect("send");
+        worker.delete_queue(RESPONSES_QUEUE).await;
+        let lost = tokio::time::timeout(SOON, responses.next()).await.expect("in time");
+        assert!(matches!(lost, Err(ResponsesError::Lost(_))), "{lost:?}");
+        responses.connect().await.expect("connect again");
+        sender.send_operation("killer", &operation("next")).await.expect("send");
+        worker.reply(Some("next"), b"{\"ok\": true}").await;
+        let received = tokio::time::timeout(SOON, responses.next()).await.expect("in time").expect("a reply");
+        assert_eq!(received.reply.task_id, "next");
+    });
+}
+
+#[test]
+fn a_worker_of_cloudify_common_understands_and_is_understood() {
+    let Some(venv) = std::env::var_os("QUORATE_VENV") else {
+        eprintln!("skipped: QUORATE_VENV does not say where cloudify-common is (make clients)");
+        return;
+    };
+    let good = target(&BED.settings, "/");
+    let mut python = Command::new(Path::new(&venv).join("bin/python"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/worker.py"))
+        .arg(good.address.ip().to_string())
+        .arg(&BED.settings.ca_pem_path)
+        .args([&good.user, "snake"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start Python");
+    let mut stdin = python.stdin.take().expect("a pipe");
+    writeln!(stdin, "{}", good.password).expect("write");
+    let mut line = String::new();
+    BufReader::new(python.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
+    assert_eq!(line, "ready\n");
+    on_bed(async {
+        let mut responses = Responses::new(good.clone());
+        responses.connect().await.expect("connect");
+        let sender = Sender::new(good);
+        let mut number = 0;
+        let mut ask = async |inputs: Value| {
+            number += 1;
+            let mut message = operation(&format!("snake-{number}"));
+            message.kwargs.extend(inputs.as_object().expect("inputs").clone());
+            sender.send_operation("snake", &message).await.expect("send");
+            let received = tokio::time::timeout(SOON, responses.next()).await.expect("in time").expect("a reply");
+            let Reply { task_id, outcome } = received.reply.clone();
+            assert_eq!(task_id, message.task_id);
+            received.ack().await.expect("acknowledge");
+            outcome
+        };
+
+        let result = ask(json!({"behave": "succeed"})).await;
+        assert_eq!(result, Outcome::Succeeded(json!({"inputs": {"behave": "succeed", "port": 8080}})));
+        for (behave, recoverable, class, message, retry_after) in [
+            ("recoverable", true, "RecoverableError", "busy [retry_after=5]", Some(5.0)),
+            ("never", false, "NonRecoverableError", "never", None),
+            ("http", false, "HttpException", "404 (http://x) : not found", None),
+            ("user", true, "KeyError", "'k'", None),
+        ] {
+            let outcome = ask(json!({"behave": behave})).await;
+            let Outcome::Failed { recoverable: is, error } = outcome else { panic!("{behave}: {outcome:?}") };
+            assert_eq!((is, error.exception_type.as_str(), error.retry_after), (recoverable, class, retry_after));
+            assert!(error.message.contains(message), "{}", error.message);
+            assert!(error.traceback.is_some_and(|traceback| traceback.contains("worker.py")));
+        }
+        let outcome = ask(json!({"behave": "retry"})).await;
+        assert!(matches!(&outcome, Outcome::Rescheduled(error) if error.retry_after == Some(0.0)), "{outcome:?}");
+
+        // And what it makes of ours.
+        let mut error = TaskError::new("ProcessException", "exit 3");
+        error.causes = vec![json!({"type": "T"})];
+        let mut waiting = error.clone();
+        waiting.retry_after = Some(7.0);
+        for (outcome, expected) in [
+            (
+                Outcome::Failed { recoverable: true, error: waiting.clone() },
+                json!(["RecoverableError", "exit 3 [retry_after=7]", 7, [{"type": "T"}]]),
+            ),
+            (
+                Outcome::Failed { recoverable: true, error: error.clone() },
+                json!(["RecoverableError", "exit 3", null, [{"type": "T"}]]),
+            ),
+            (
+                Outcome::Failed { recoverable: false, error },
+                json!(["NonRecoverableError", "exit 3", null, [{"type": "T"}]]),
+            ),
+            (Outcome::Rescheduled(waiting), json!(["OperationRetry", "exit 3 [retry_after=7]", 7, [{"type": "T"}]])),
+        ] {
+            let rebuilt = ask(json!({"behave": "rebuild", "error": outcome.to_wire()["error"]})).await;
+            assert_eq!(rebuilt, Outcome::Succeeded(expected));
+        }
+    });
+    drop(stdin);
+    python.wait().expect("reap Python");
+}
+
+#[test]
 fn a_cancel_reaches_one_agent_or_every_management_worker() {
     on_bed(async {
         let target = target(&BED.settings, "odd");
@@ -233,8 +339,8 @@ fn a_send_cut_off_before_the_confirm_may_have_been_kept() {
         let sender = Sender::new(AmqpTarget { address: proxy.address, ..straight });
         sender.send_operation("far", &operation("whole")).await.expect("send");
         worker.take("far_operation").await.expect("the operation");
-        // The broker's answer to the look passes, its confirm does not.
-        proxy.cut_after(1);
+        // The broker's answers to three declarations and the look pass, its confirm does not.
+        proxy.cut_after(4);
         let error = sender.send_operation("far", &operation("cut")).await.expect_err("cut off");
         assert!(matches!(error, SendError::Unknown(_)), "{error:?}");
         assert!(error.may_have_been_kept());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_broker::BrokerSettings;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 
 pub const READY: Duration = Duration::from_secs(90);
 pub const PASSWORD: &str = "the-secret-of-the-administrator";
@@ -23,6 +23,8 @@ pub fn certificates(folder: &Path, address: IpAddr) -> Certificates {
     let ca_key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Named unlike the certificate below, which else looks signed by itself.
+    params.distinguished_name.push(DnType::CommonName, format!("authority of {}", folder.display()));
     let ca = params.self_signed(&ca_key).expect("an authority").pem();
     let issuer = Issuer::new(params, ca_key);
     let key = KeyPair::generate().expect("a key");

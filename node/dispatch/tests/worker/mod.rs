@@ -68,10 +68,13 @@ impl Worker {
 
     pub async fn delete(&self, name: &str) {
         for queue in [operation_queue(name), service_queue(name)] {
-            let options = QueueDeleteOptions::default();
-            self.channel.queue_delete(queue.as_str().into(), options).await.expect("delete");
+            self.delete_queue(&queue).await;
         }
         self.channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await.expect("delete");
+    }
+
+    pub async fn delete_queue(&self, queue: &str) {
+        self.channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("delete");
     }
 
     /// What is in the queue now.
