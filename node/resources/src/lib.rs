@@ -10,6 +10,7 @@
 //! it is kept aside; no path leads out of the root.
 
 mod entry;
+mod lookup;
 mod manifest;
 mod merge;
 mod path;
@@ -17,6 +18,7 @@ mod peers;
 mod place;
 mod repair;
 mod service;
+mod staging;
 mod store;
 mod transfer;
 mod tree;
@@ -39,7 +41,8 @@ pub use path::{DATA_DIRS, ItemPath, PathError};
 pub use place::{PlaceError, Placed};
 pub use repair::{Repaired, TakeOverError, TakenOver};
 pub use service::Service;
-pub use store::{InstallError, Staged};
+pub use staging::Staged;
+pub use store::InstallError;
 pub use tree::TreeError;
 
 use peers::Peers;

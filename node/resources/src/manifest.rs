@@ -10,7 +10,7 @@ use quorate_types::Epoch;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, Hash, Summary, Version, share};
+use crate::entry::{Entry, Hash, Kind, Summary, Version, share};
 use crate::path::ItemPath;
 
 const ITEMS: TableDefinition<&str, &[u8]> = TableDefinition::new("items");
@@ -168,7 +168,8 @@ impl Manifest {
         table.get(path.as_str())?.map(|record| parse(path.as_str(), record.value())).transpose()
     }
 
-    /// Changes how far this node is.
+    /// Changes how far this node is. With a newer base, tombstones of older epochs go: whoever still has such an item
+    /// has an older base, and drops it when it adopts the newer one.
     ///
     /// # Errors
     /// [`ManifestError`]; nothing has changed then.
@@ -176,6 +177,11 @@ impl Manifest {
         if to == self.standing {
             return Ok(());
         }
+        let is_settled = |item: &Summary| item.kind == Kind::Tombstone && item.version.epoch < to.base;
+        let settled: Vec<ItemPath> = match to.base > self.standing.base {
+            true => self.items.iter().filter(|(_, item)| is_settled(item)).map(|(path, _)| path.clone()).collect(),
+            false => Vec::new(),
+        };
         let write = self.database.begin_write()?;
         {
             let mut meta = write.open_table(META)?;
@@ -183,9 +189,16 @@ impl Manifest {
             meta.insert(keys::BASE, to.base.0)?;
             meta.insert(keys::HELD, to.held.0)?;
             meta.insert(keys::COMPLETE, u64::from(to.complete))?;
+            let mut items = write.open_table(ITEMS)?;
+            for path in &settled {
+                items.remove(path.as_str())?;
+            }
         }
         write.commit()?;
         self.standing = to;
+        for path in settled {
+            self.remember(path, None);
+        }
         Ok(())
     }
 
@@ -346,7 +359,8 @@ mod tests {
         assert_eq!(manifest.pending().unwrap().len(), 1);
         assert_eq!(manifest.entry(&path).unwrap().unwrap(), entry(2, given));
         assert!(manifest.next_sequence().unwrap() > given);
-        manifest.forget(&path).unwrap();
-        assert_eq!(manifest.digest(), Hash::default());
+        manifest.set_standing(Standing { base: Epoch(3), ..standing }).unwrap();
+        assert_eq!((manifest.items().len(), manifest.digest()), (0, Hash::default()));
+        assert!(manifest.entry(&path).unwrap().is_none());
     }
 }

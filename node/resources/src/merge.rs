@@ -53,6 +53,8 @@ pub fn plan(mine: &Listing, theirs: &Listing, missing: &BTreeSet<ItemPath>) -> V
     for (path, their) in &theirs.items {
         let own = mine.items.get(path);
         let wanted = match own {
+            // Settled here already.
+            None if their.kind == Kind::Tombstone && their.version.epoch < mine.base => false,
             Some(own) if own.version == their.version => missing.contains(path),
             Some(own) if own.version > their.version => adopts && own.version.epoch < theirs.base,
             Some(_) | None => theirs.base >= mine.base || their.version.epoch >= mine.base,
@@ -64,10 +66,9 @@ pub fn plan(mine: &Listing, theirs: &Listing, missing: &BTreeSet<ItemPath>) -> V
         }
     }
     if adopts {
-        let orphans = mine
-            .items
-            .iter()
-            .filter(|(path, own)| own.version.epoch < theirs.base && !theirs.items.contains_key(*path));
+        // Tombstones go when the newer base is adopted.
+        let is_orphan = |own: &Summary| own.kind != Kind::Tombstone && own.version.epoch < theirs.base;
+        let orphans = mine.items.iter().filter(|(path, own)| is_orphan(own) && !theirs.items.contains_key(*path));
         removals.extend(orphans.map(|(path, own)| Action::Drop { path: path.clone(), version: own.version }));
     }
     removals.extend(takes);

@@ -6,14 +6,14 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat2};
 use nix::libc;
-use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::sys::statvfs::fstatvfs;
 use quorate_types::Epoch;
 use tokio::sync::watch;
@@ -21,18 +21,16 @@ use uuid::Uuid;
 use walkdir::WalkDir;
 
 use crate::entry::{Entry, Kind, Version};
+use crate::lookup::open_beneath;
 use crate::manifest::{Manifest, ManifestError, Pending, Standing, is_newer};
 use crate::merge::Listing;
-use crate::path::{DATA_DIRS, ItemPath, check_plain};
+use crate::path::{DATA_DIRS, ItemPath};
+use crate::staging::{STAGED_NAME, Staged};
 use crate::tree::{MODE_EXECUTABLE, Seal, Source, describe};
 use crate::{Limits, OpenError, OpenFileError};
 
 /// Everything of the root that is not data.
 const PRIVATE_DIR: &str = ".quorate";
-/// The name of what is staged inside its own directory.
-const STAGED_NAME: &str = "item";
-/// How often a lookup is repeated when directories are being renamed under it.
-const LOOKUPS_MAX: usize = 8;
 
 /// Why an item is not under its name.
 #[derive(Debug, thiserror::Error)]
@@ -101,40 +99,6 @@ pub enum Installed {
     Done,
     /// It, or something newer, was there.
     Already,
-}
-
-/// A private place for one new item; removed with what is still in it when this is dropped.
-#[derive(Debug)]
-pub struct Staged {
-    directory: PathBuf,
-}
-
-impl Staged {
-    /// Where to create the file or directory that becomes the item; nothing is there yet.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        self.directory.join(STAGED_NAME)
-    }
-
-    fn name(&self) -> Option<String> {
-        Some(self.directory.file_name()?.to_str()?.to_owned())
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        let directory = std::mem::take(&mut self.directory);
-        let remove = move || {
-            if let Err(error) = std::fs::remove_dir_all(&directory) {
-                tracing::warn!(directory = %directory.display(), %error, "what was staged stays until the next start");
-            }
-        };
-        // A tree may be large, and whoever drops it may be a task.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
-        }
-    }
 }
 
 /// The open directory.
@@ -313,11 +277,11 @@ impl Store {
             }
             Rule::Repair { .. } => {}
         }
-        if kind == Kind::Tombstone {
-            return Ok(Installed::Done);
-        }
         if current.is_none() && manifest.items().len() as u64 >= self.limits.items_max {
             return Err(InstallError::TooManyItems(self.limits.items_max));
+        }
+        if kind == Kind::Tombstone {
+            return Ok(Installed::Done);
         }
         let live = |with: &ItemPath| manifest.items().get(with).is_some_and(|item| item.kind != Kind::Tombstone);
         let above = path.above().filter_map(|above| above.parse::<ItemPath>().ok()).find(live);
@@ -348,12 +312,10 @@ impl Store {
         if self.check_in(&manifest, path, entry.kind, entry.version, rule)? == Installed::Already {
             return Ok(Installed::Already);
         }
-        if matches!(rule, Rule::Place) {
-            // An epoch that was heard of is promised: the one before it is over here too.
-            let mut standing = self.standing_in(&manifest);
-            standing.promised = standing.promised.max(entry.version.epoch);
-            manifest.set_standing(standing)?;
-        }
+        // An epoch that was heard of is promised: the one before it is over here too.
+        let mut standing = self.standing_in(&manifest);
+        standing.promised = standing.promised.max(entry.version.epoch);
+        manifest.set_standing(standing)?;
         manifest.begin(path, &Pending { entry: entry.clone(), staged: staged.name() })?;
         if let Err(error) = self.exchange(path, entry.kind, staged) {
             manifest.abandon(path)?;
@@ -361,6 +323,8 @@ impl Store {
         }
         manifest.finish(path, entry)?;
         manifest.see_sequence(entry.version.sequence)?;
+        drop(manifest);
+        self.prune_aside();
         Ok(Installed::Done)
     }
 
@@ -374,6 +338,8 @@ impl Store {
         // A crash in between leaves an item that is recorded and missing: the next round drops it again.
         self.exchange(path, Kind::Tombstone, &staged)?;
         manifest.forget(path)?;
+        drop(manifest);
+        self.prune_aside();
         Ok(Installed::Done)
     }
 
@@ -435,7 +401,7 @@ impl Store {
         Ok(at)
     }
 
-    /// Moves something to what is kept aside, and removes the oldest when that is too much.
+    /// Moves something to what is kept aside.
     fn move_aside(&self, what: &Path) -> io::Result<()> {
         let bytes: u64 = WalkDir::new(what)
             .into_iter()
@@ -446,28 +412,32 @@ impl Store {
         // The name orders by time and says how large it is.
         let to = self.aside().join(format!("{}_{bytes}", Uuid::now_v7()));
         std::fs::rename(what, &to)?;
-        File::open(self.aside())?.sync_all()?;
-        let mut kept = Vec::new();
-        for found in std::fs::read_dir(self.aside())? {
-            let path = found?.path();
-            let bytes = path.to_string_lossy().rsplit_once('_').and_then(|(_, bytes)| bytes.parse().ok()).unwrap_or(0);
-            kept.push((path, bytes));
-        }
+        File::open(self.aside())?.sync_all()
+    }
+
+    /// Removes the oldest of what is kept aside while it is too much.
+    fn prune_aside(&self) {
+        let found = match std::fs::read_dir(self.aside()) {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!(%error, "cannot read what is kept aside"),
+        };
+        let size = |path: &Path| path.to_string_lossy().rsplit_once('_').and_then(|(_, bytes)| bytes.parse().ok());
+        let mut kept: Vec<PathBuf> = found.filter_map(|found| Some(found.ok()?.path())).collect();
         kept.sort();
         let mut count = kept.len() as u64;
-        let mut sum: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
-        for (path, bytes) in kept {
+        let mut sum: u64 = kept.iter().filter_map(|path| size(path)).sum();
+        for path in kept {
             if count <= self.limits.aside_items_max && sum <= self.limits.aside_bytes_max {
                 break;
             }
-            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let is_tree = path.symlink_metadata().is_ok_and(|meta| meta.is_dir());
+            let removed = if is_tree { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             if let Err(error) = removed {
                 tracing::warn!(path = %path.display(), %error, "cannot remove what was kept aside");
             }
             count -= 1;
-            sum = sum.saturating_sub(bytes);
+            sum = sum.saturating_sub(size(&path).unwrap_or(0));
         }
-        Ok(())
     }
 
     /// Opens an item for sending, with what is recorded of it.
@@ -490,42 +460,9 @@ impl Store {
         Source::open(File::open(&staged.directory)?, Path::new(STAGED_NAME))
     }
 
-    /// Opens a regular file below a data directory; links are followed only inside that data directory.
+    /// Opens a regular file for the outside.
     pub fn open_file(&self, path: &str) -> Result<File, OpenFileError> {
-        let refused = || OpenFileError::NotFound(path.chars().take(256).collect());
-        check_plain(path).map_err(|_| refused())?;
-        let (first, rest) = path.split_once('/').ok_or_else(refused)?;
-        if !DATA_DIRS.contains(&first) {
-            return Err(refused());
-        }
-        let beneath = |at: &OwnedFd, path: &str, flags| {
-            let how = OpenHow::new()
-                .flags(flags | OFlag::O_RDONLY | OFlag::O_CLOEXEC)
-                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-            // A rename elsewhere in the system may make a lookup with `..` uncertain.
-            let mut left = LOOKUPS_MAX;
-            loop {
-                left -= 1;
-                match openat2(at.as_fd(), path, how) {
-                    Err(Errno::EAGAIN) if left > 0 => {}
-                    other => return other,
-                }
-            }
-        };
-        let opened = beneath(&self.root_fd, first, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)
-            // A pipe must not make the caller wait.
-            .and_then(|directory| beneath(&directory, rest, OFlag::O_NONBLOCK));
-        let file = match opened {
-            Ok(file) => file,
-            // EXDEV: a link leads out; ENXIO: a socket or a pipe.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EXDEV | Errno::ELOOP | Errno::ENXIO) => return Err(refused()),
-            Err(error) => return Err(OpenFileError::Disk(error.into())),
-        };
-        let found = nix::sys::stat::fstat(&file).map_err(|error| OpenFileError::Disk(error.into()))?;
-        if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-            return Err(refused());
-        }
-        Ok(file.into())
+        open_beneath(&self.root_fd, path)
     }
 }
 

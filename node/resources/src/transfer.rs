@@ -22,7 +22,8 @@ use tonic::Status;
 
 use crate::blocking;
 use crate::entry::{Content, Entry, FileEntry, Hash, Kind};
-use crate::store::{InstallError, Installed, Rule, Staged, Store};
+use crate::staging::Staged;
+use crate::store::{InstallError, Installed, Rule, Store};
 use crate::tree::{MODE_EXECUTABLE, MODE_PLAIN, Source, Tally};
 use crate::wire::{Head, file_part, read_file};
 

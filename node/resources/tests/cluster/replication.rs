@@ -274,3 +274,26 @@ async fn what_was_never_acknowledged_does_not_come_back() {
     assert!(two.kept_aside() >= 2);
     assert_eq!(two.resources.status().await.digest, three.resources.status().await.digest);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_is_settled_by_the_next_take_over() {
+    let bed = Bed::new();
+    let [one, two, three] = bed.cluster().await;
+    one.place(1, 1, ITEM, b"x").await;
+    until("all to have it", || two.has(ITEM) && three.has(ITEM)).await;
+    three.stop().await;
+    one.resources.remove(Epoch(1), &path(ITEM), &peers(1), 2).await.unwrap();
+    two.resources.take_over(Epoch(2), &peers(2), 2).await.unwrap();
+    assert_eq!(two.resources.status().await.items, 0);
+    let three = bed.start(3).await;
+    // Nobody takes up what the one that was away still has, nor the tombstone that others still have.
+    assert_eq!(two.resources.repair(&peers(2)).await.pulled, 0);
+    assert_eq!(two.resources.status().await.items, 0);
+    assert_eq!(three.resources.repair(&peers(3)).await.failed, 0);
+    assert!(!three.has(ITEM));
+    assert_eq!(one.resources.repair(&peers(1)).await.failed, 0);
+    for node in [&one, &three] {
+        let status = node.resources.status().await;
+        assert_eq!((status.items, status.base), (0, Epoch(2)));
+    }
+}
