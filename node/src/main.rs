@@ -9,6 +9,7 @@ mod edge;
 mod join;
 mod local;
 mod loops;
+mod manager;
 mod peers;
 mod pki;
 

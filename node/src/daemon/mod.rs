@@ -1,7 +1,9 @@
 //! `quorate run`: puts the parts of one node together and runs them until it is told to stop.
 
 mod admission;
-mod ports;
+pub mod ports;
+mod service;
+mod services;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -32,6 +34,7 @@ use crate::loops::observe::{self, Views};
 use crate::loops::{gossip, members, sync_set};
 use crate::peers::{Peers, RaftDial, ReplicationDial, incoming};
 use crate::pki::{Identity, public_key_sha256, sha256_hex, tls::Tls};
+use service::{Service, ServicePorts};
 
 /// How long the parts may take to end.
 const GRACE: Duration = Duration::from_secs(15);
@@ -126,7 +129,7 @@ impl Node {
         let raft_port = ports::listen(config.at(ports.raft), "raft").await?;
         let replication_port = ports::listen(config.at(ports.replication), "replication").await?;
         let session_port = ports::listen(ports::local_postgres(&config), "postgres").await?;
-        let api_port = ports::listen(config.at(ports.consul), "consul").await?;
+        let service_ports = ServicePorts::take(&config).await?;
 
         // Consensus. The members' addresses come from the state that it will hold.
         let (states, state) = watch::channel(Arc::new(ClusterState::default()));
@@ -232,7 +235,7 @@ impl Node {
         .await
         .context("start gossip (`ports.gossip`)")?;
         tasks.spawn(gossip::run(
-            gossiping,
+            gossiping.clone(),
             consensus.clone(),
             local.clone(),
             ports.gossip,
@@ -240,7 +243,7 @@ impl Node {
             stop.clone(),
         ));
 
-        // The operator's socket, and the API port.
+        // The operator's socket.
         let authority_der = identity.chain()?.pop().context("the certificate chain is empty")?;
         let admin = AdminServer {
             config: config.clone(),
@@ -250,9 +253,21 @@ impl Node {
             authority_sha256: sha256_hex(&authority_der),
         };
         admin.serve(stop.clone())?;
-        let admission = admission::router(config.clone(), identity.clone(), consensus.clone(), views);
-        let listening = crate::edge::Listening { stop: stop.clone(), router: admission };
-        tasks.spawn(crate::edge::serve_tls(api_port, tls.public_server.clone(), listening));
+
+        let service = Service {
+            config: &config,
+            identity: &identity,
+            tls: &tls,
+            consensus: &consensus,
+            local: &local,
+            peers: &peers,
+            state: state.clone(),
+            views: &views,
+            gossip: gossiping,
+            stop,
+            tasks,
+        };
+        service.start(service_ports).await?;
 
         if identity.founder {
             let first = Member {

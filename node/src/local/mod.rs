@@ -97,6 +97,11 @@ impl Local {
         self.promises.newest()
     }
 
+    /// The newest promise, and its changes.
+    pub fn promises(&self) -> watch::Receiver<Epoch> {
+        self.promises.watch()
+    }
+
     /// The epoch that this node serves, and its changes.
     pub fn serving(&self) -> watch::Receiver<Option<Epoch>> {
         self.serving.subscribe()

@@ -35,6 +35,11 @@ impl Promises {
         *self.newest.borrow()
     }
 
+    /// The newest promise, and its changes.
+    pub fn watch(&self) -> watch::Receiver<Epoch> {
+        self.newest.subscribe()
+    }
+
     /// Promises an epoch, on disk before it returns. An older one changes nothing.
     ///
     /// # Errors

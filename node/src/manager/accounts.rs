@@ -14,6 +14,9 @@ pub const BROKER_ADMIN: &str = "quorate";
 /// Who executors and workers are for the broker.
 pub const BROKER_WORKER: &str = "quorate-worker";
 
+/// The token of the API on 8500.
+pub const API_TOKEN: &str = "api-8500";
+
 /// The password of an account that only nodes use.
 pub fn derived(identity: &Identity, account: &str) -> String {
     let mut hash = Sha256::new();

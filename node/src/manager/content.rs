@@ -40,7 +40,7 @@ impl ContentStore for Content {
         tokio::fs::rename(&request.staged, staged.path()).await.map_err(ContentError::Disk)?;
         let (peers, majority) = self.quorum();
         let placed = self.resources.place(self.epoch, &path, staged, &peers, majority).await.map_err(refused)?;
-        Ok(Placed { bytes: placed.bytes })
+        Ok(Placed { files: placed.files, bytes: placed.bytes })
     }
 
     async fn remove(&self, path: &Path) -> Result<(), ContentError> {

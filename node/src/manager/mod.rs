@@ -8,7 +8,7 @@ pub mod accounts;
 pub mod cluster_view;
 pub mod content;
 pub mod front;
-mod reign;
+pub mod reign;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,12 +57,12 @@ impl Manager {
     }
 
     async fn reign(&self, epoch: Epoch, serving: &watch::Sender<Serving>, reign: &CancellationToken) {
+        self.hold_cluster_address(reign).await;
         loop {
             match self.begin(epoch, reign).await {
                 Ok(router) => {
                     serving.send_replace(Serving::Here(router, reign.clone()));
                     info!(%epoch, "this node serves");
-                    self.hold_cluster_address(reign).await;
                     return reign.cancelled().await;
                 }
                 Err(error) => {

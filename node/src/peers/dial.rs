@@ -92,6 +92,20 @@ impl quorate_consensus::Dial for RaftDial {
     }
 }
 
+/// How the resources directory reaches members.
+pub struct ResourcesDial {
+    /// The members.
+    pub peers: Peers,
+    /// Their resources port.
+    pub port: u16,
+}
+
+impl quorate_resources::Dial for ResourcesDial {
+    fn channel(&self, node: NodeId) -> Option<Channel> {
+        self.peers.channel(node, self.port)
+    }
+}
+
 /// How the gates of PostgreSQL reach members.
 pub struct ReplicationDial {
     /// The members.

@@ -6,7 +6,7 @@ mod accept;
 mod dial;
 
 pub use accept::{ClusterStream, incoming};
-pub use dial::{Peers, RaftDial, ReplicationDial};
+pub use dial::{Peers, RaftDial, ReplicationDial, ResourcesDial};
 
 use std::sync::Arc;
 

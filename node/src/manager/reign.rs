@@ -1,0 +1,141 @@
+//! The beginning and the end of one reign.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use quorate_app::{App, AppSettings, Ports};
+use quorate_config::Config;
+use quorate_consensus::Consensus;
+use quorate_network::Vip;
+use quorate_resources::Resources;
+use quorate_store::{PgConnectOptions, PgPool, PgPoolOptions, migrate, open_epoch};
+use quorate_types::Epoch;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::cluster_view::Picture;
+use super::content::{Content, quorum};
+use super::front::Front;
+use crate::commands::cluster::init::first_password_path;
+use crate::local::{Local, chain};
+use crate::loops::observe::Views;
+use crate::pki::Identity;
+
+/// Database sessions of the application.
+const SESSIONS_MAX: u32 = 48;
+/// How long a request waits for a session.
+const SESSION_WAIT: Duration = Duration::from_secs(10);
+/// Between two attempts to take the cluster address.
+const HOLD_AGAIN: Duration = Duration::from_millis(100);
+/// The database and the role of the manager.
+const DATABASE: &str = "quorate";
+
+/// What a reign is made of.
+pub struct Manager {
+    pub config: Arc<Config>,
+    pub identity: Arc<Identity>,
+    pub consensus: Consensus,
+    pub local: Arc<Local>,
+    pub resources: Resources,
+    pub views: Views,
+    pub front: Front,
+    /// The cluster address, when there is one.
+    pub vip: Option<Arc<Vip>>,
+    /// Rung when the broker's accounts may have changed.
+    pub accounts: Arc<Notify>,
+}
+
+/// How the local PostgreSQL is reached.
+pub fn database(config: &Config) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .socket(config.postgres.socket_dir.join("pg"))
+        .username(DATABASE)
+        .database(DATABASE)
+        .application_name("quorate")
+}
+
+impl Manager {
+    /// Everything that must be before a request is answered.
+    pub(super) async fn begin(&self, epoch: Epoch, reign: &CancellationToken) -> anyhow::Result<Router> {
+        let began = tokio::time::Instant::now();
+        let (me, cluster) = (self.local.me(), self.consensus.cluster());
+        let (peers, majority) = quorum(&cluster.borrow(), me);
+        let (pool, taken) = tokio::join!(self.open_database(epoch), self.resources.take_over(epoch, &peers, majority));
+        let taken = taken.context("take over the resources directory")?;
+        let pool = pool?;
+        let content = Content { resources: self.resources.clone(), me, epoch, cluster };
+        let ports = Ports {
+            content: Arc::new(content),
+            executor: Arc::new(Notify::new()),
+            broker: self.accounts.clone(),
+            cluster: Arc::new(self.picture()),
+        };
+        let resources_root = self.config.resources_dir.clone();
+        let app = App::new(AppSettings { pool: pool.clone(), epoch, resources_root, ports });
+        self.bootstrap(&app).await?;
+        // The sessions end with the reign.
+        let end = reign.clone();
+        tokio::spawn(async move {
+            end.cancelled().await;
+            pool.close().await;
+        });
+        let milliseconds = began.elapsed().as_millis();
+        info!(%epoch, milliseconds, files_pulled = taken.repaired.pulled, "the application is ready");
+        Ok(quorate_api::rest::router(app))
+    }
+
+    async fn open_database(&self, epoch: Epoch) -> anyhow::Result<PgPool> {
+        let pool = PgPoolOptions::new()
+            .max_connections(SESSIONS_MAX)
+            .acquire_timeout(SESSION_WAIT)
+            .connect_with(database(&self.config))
+            .await
+            .context("open sessions with the local PostgreSQL")?;
+        migrate(&pool).await?;
+        open_epoch(&pool, epoch).await.context("open the epoch in the database")?;
+        Ok(pool)
+    }
+
+    fn picture(&self) -> Picture {
+        Picture {
+            config: self.config.clone(),
+            consensus: self.consensus.clone(),
+            views: self.views.clone(),
+            authority_pem: self.identity.authority.certificate_pem().to_owned(),
+        }
+    }
+
+    /// The founder's first reign makes the first account; the password's file is then removed.
+    async fn bootstrap(&self, app: &App) -> anyhow::Result<()> {
+        let path = first_password_path(&self.config.data_dir);
+        let password = match tokio::fs::read_to_string(&path).await {
+            Ok(password) => password,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        app.bootstrap(password.trim_end()).await.context("make the first account")?;
+        tokio::fs::remove_file(&path).await.with_context(|| format!("remove {}", path.display()))
+    }
+
+    /// Takes the cluster address and opens its doors; what arrives waits at the edge until the application is ready.
+    pub(super) async fn hold_cluster_address(&self, reign: &CancellationToken) {
+        let Some(vip) = &self.vip else { return };
+        while let Err(error) = vip.hold().await {
+            warn!(address = %vip.address(), error = chain(&error), "the cluster address cannot be taken, trying again");
+            tokio::time::sleep(HOLD_AGAIN).await;
+        }
+        self.front.serve_cluster_address(vip.address(), reign);
+    }
+
+    /// Gives the cluster address back.
+    pub(super) async fn end_reign(&self, epoch: Epoch) {
+        let Some(vip) = &self.vip else { return };
+        match vip.release().await {
+            Ok(_) => info!(%epoch, "this node serves no longer"),
+            Err(error) => warn!(%epoch, error = chain(&error), "the cluster address cannot be given back"),
+        }
+    }
+}
