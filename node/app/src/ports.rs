@@ -63,9 +63,7 @@ pub struct PlaceRequest {
 /// What was placed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
-    /// How many files.
-    pub files: u64,
-    /// Their sizes together.
+    /// The sizes of its files together.
     pub bytes: u64,
 }
 

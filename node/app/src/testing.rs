@@ -56,7 +56,7 @@ impl ContentStore for OneDisk {
         let parent = place.parent().ok_or_else(|| ContentError::BadPath(request.path.clone()))?;
         std::fs::create_dir_all(parent).map_err(ContentError::Disk)?;
         std::fs::rename(&request.staged, &place).map_err(ContentError::Disk)?;
-        Ok(Placed { files: 1, bytes: 0 })
+        Ok(Placed { bytes: 0 })
     }
 
     async fn remove(&self, path: &Path) -> Result<(), ContentError> {

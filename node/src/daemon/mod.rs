@@ -219,21 +219,23 @@ impl Node {
         tasks.spawn(members::run(consensus.clone(), stop.clone()));
         tasks.spawn(sync_set::run(consensus.clone(), local.clone(), stop.clone()));
 
-        let gossiping = Gossip::start(
-            GossipSettings {
-                node: identity.node,
-                name: config.name.clone(),
-                cluster_id: identity.cluster_id.clone(),
-                address: config.at(ports.gossip),
-                key: GossipKey::new(identity.gossip_key),
-                seeds: gossip::seeds(&state.borrow(), ports.gossip),
-                load: gossip::load(&local, &config.data_dir),
-                pace: Pace::default(),
-            },
-            stop.clone(),
-        )
-        .await
-        .context("start gossip (`ports.gossip`)")?;
+        let gossiping = Arc::new(
+            Gossip::start(
+                GossipSettings {
+                    node: identity.node,
+                    name: config.name.clone(),
+                    cluster_id: identity.cluster_id.clone(),
+                    address: config.at(ports.gossip),
+                    key: GossipKey::new(identity.gossip_key),
+                    seeds: gossip::seeds(&state.borrow(), ports.gossip),
+                    load: gossip::load(&local, &config.data_dir),
+                    pace: Pace::default(),
+                },
+                stop.clone(),
+            )
+            .await
+            .context("start gossip (`ports.gossip`)")?,
+        );
         tasks.spawn(gossip::run(
             gossiping.clone(),
             consensus.clone(),

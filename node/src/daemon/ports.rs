@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use quorate_config::Config;
 use quorate_types::{ClusterState, Epoch, NodeId};
 use tokio::net::TcpListener;

@@ -1,9 +1,11 @@
 //! Puts together what serves clients: files, broker, edge, manager, and the API on 8500.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use futures::FutureExt;
 use quorate_broker::{Broker, BrokerSettings};
 use quorate_config::Config;
 use quorate_consensus::Consensus;
@@ -16,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::services::{ApiToken, NodeServices};
 use super::{admission, ports};
@@ -31,6 +33,9 @@ use crate::manager::reign::database;
 use crate::peers::{Peers, ResourcesDial, incoming};
 use crate::pki::tls::Tls;
 use crate::pki::{Identity, KeyFile};
+
+/// How long requests may go on when this node hands over.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The ports that must be free before anything starts.
 pub struct ServicePorts {
@@ -60,13 +65,13 @@ pub struct Service<'a> {
     pub peers: &'a Peers,
     pub state: watch::Receiver<Arc<ClusterState>>,
     pub views: &'a Views,
-    pub gossip: Gossip,
+    pub gossip: Arc<Gossip>,
     pub stop: &'a CancellationToken,
     pub tasks: &'a TaskTracker,
 }
 
 impl Service<'_> {
-    /// Starts everything. Returns what orders a switchover to wait for requests.
+    /// Starts everything.
     pub async fn start(self, taken: ServicePorts) -> anyhow::Result<()> {
         let (config, stop) = (self.config, self.stop);
         let accounts_changed = Arc::new(Notify::new());
@@ -92,6 +97,18 @@ impl Service<'_> {
             vip: self.take_back_address().await?,
             accounts: accounts_changed,
         };
+        let (letting_in, requests) = (serving_sender.clone(), edge);
+        self.local.drain_before_resigning(Box::new(move || {
+            let requests = requests.clone();
+            // From here on requests wait for the next active node.
+            letting_in.send_replace(Serving::Nobody);
+            async move {
+                if !requests.drained(DRAIN_LIMIT).await {
+                    warn!("requests still ran when this node handed over; their outcome is not known to their senders");
+                }
+            }
+            .boxed()
+        }));
         self.tasks.spawn(manager.run(serving_sender, stop.clone()));
 
         let listening = Listening { stop: stop.clone(), router: self.api() };

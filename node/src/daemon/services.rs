@@ -23,7 +23,7 @@ pub struct NodeServices {
     pub config: Arc<Config>,
     pub consensus: Consensus,
     pub views: Views,
-    pub gossip: Gossip,
+    pub gossip: Arc<Gossip>,
 }
 
 impl NodeServices {

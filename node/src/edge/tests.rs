@@ -22,7 +22,7 @@ fn here() -> (Serving, CancellationToken) {
     let router = Router::new()
         .route("/fast", get(|| async { "done" }))
         .route("/echo", post(|body: String| async move { body }))
-        .route("/slow", post(|| std::future::pending::<String>()));
+        .route("/slow", post(std::future::pending::<String>));
     let reign = CancellationToken::new();
     (Serving::Here(router, reign.clone()), reign)
 }

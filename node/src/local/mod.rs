@@ -13,9 +13,10 @@ mod status;
 pub use promise::Promises;
 pub use status::{LocalStatus, role_name, role_of};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use quorate_consensus::Consensus;
 use quorate_core::failover::{Position, Role};
 use quorate_postgres::{Following, Keeper};
@@ -28,6 +29,9 @@ use tracing::{info, warn};
 const REPORT_LIMIT: Duration = Duration::from_secs(20);
 /// How long PostgreSQL may take to end in order when the node resigns.
 const RESIGN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Lets what runs end; bounded by itself.
+pub type Drain = Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// This node's own part.
 pub struct Local {
@@ -42,6 +46,8 @@ pub struct Local {
     /// Held while PostgreSQL is moved from one standing to another.
     moving: Mutex<Moving>,
     wake: Notify,
+    /// What happens before this node hands over: no new request is begun, those that run end.
+    before_resign: OnceLock<Drain>,
     /// When the holder last asked for its lease, and for which epoch.
     holder_heard: std::sync::Mutex<Option<(Epoch, Instant)>>,
 }
@@ -78,6 +84,7 @@ impl Local {
             status: watch::Sender::new(LocalStatus::default()),
             moving: Mutex::default(),
             wake: Notify::new(),
+            before_resign: OnceLock::new(),
             holder_heard: std::sync::Mutex::default(),
         })
     }
@@ -166,12 +173,24 @@ impl Local {
         self.wake.notify_one();
     }
 
+    /// Sets what happens before this node hands over; once.
+    pub fn drain_before_resigning(&self, drain: Drain) {
+        // Set twice it stays as it was: the daemon does it once.
+        let _ = self.before_resign.set(drain);
+    }
+
     /// Hands over on purpose: whoever serves here stops, PostgreSQL sends everything to its standbys and ends.
     pub async fn resign(self: &Arc<Self>, epoch: Epoch, why: &str) -> Result<(), String> {
         if *self.serving.borrow() != Some(epoch) {
             return Err(format!("this node does not serve epoch {epoch}"));
         }
         info!(%epoch, why, "handing over");
+        if let Some(drain) = self.before_resign.get() {
+            drain().await;
+        }
+        if *self.serving.borrow() != Some(epoch) {
+            return Err(format!("epoch {epoch} ended meanwhile"));
+        }
         self.set_role(Role::Resigned, epoch, why);
         self.serving.send_replace(None);
         let _moving = self.moving.lock().await;

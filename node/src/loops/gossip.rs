@@ -48,7 +48,7 @@ fn load_average_milli() -> Option<u64> {
 
 /// Runs until the token ends.
 pub async fn run(
-    gossip: Gossip,
+    gossip: Arc<Gossip>,
     consensus: Consensus,
     local: Arc<Local>,
     port: u16,

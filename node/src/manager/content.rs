@@ -22,7 +22,7 @@ pub struct Content {
 /// The other members, and how many members are a majority, this node counted.
 pub fn quorum(state: &ClusterState, me: NodeId) -> (Vec<NodeId>, usize) {
     let peers: Vec<NodeId> = state.members.keys().copied().filter(|node| *node != me).collect();
-    let majority = (peers.len() + 1) / 2 + 1;
+    let majority = peers.len().div_ceil(2) + 1;
     (peers, majority)
 }
 
@@ -40,7 +40,7 @@ impl ContentStore for Content {
         tokio::fs::rename(&request.staged, staged.path()).await.map_err(ContentError::Disk)?;
         let (peers, majority) = self.quorum();
         let placed = self.resources.place(self.epoch, &path, staged, &peers, majority).await.map_err(refused)?;
-        Ok(Placed { files: placed.files, bytes: placed.bytes })
+        Ok(Placed { bytes: placed.bytes })
     }
 
     async fn remove(&self, path: &Path) -> Result<(), ContentError> {

@@ -11,7 +11,6 @@ pub mod front;
 pub mod reign;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_types::{ClusterState, Epoch};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quorate_types::NodeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -156,17 +156,4 @@ impl ServerCertVerifier for PinnedAuthority {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
-}
-
-/// Settings of a client that trusts the cluster's authority and shows no certificate of its own.
-///
-/// # Errors
-/// [`TlsError`] when the PEM text holds no certificate.
-pub fn public_client(authority_pem: &str) -> Result<ClientConfig, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(authority_pem.as_bytes())
-        .map_err(|error| IdentityError::Damaged { path: "ca.pem".into(), why: error.to_string() })?;
-    roots.add(authority)?;
-    let verifier = WebPkiServerVerifier::builder(Arc::new(roots)).build()?;
-    Ok(ClientConfig::builder().with_webpki_verifier(verifier).with_no_client_auth())
 }
