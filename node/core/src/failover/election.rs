@@ -41,8 +41,13 @@ pub fn elect(state: &ClusterState, ballot: &Ballot<'_>) -> Result<NodeId, Missin
     let has_all = |position: &Position| position.lineage == lineage || state.descends_from(position.lineage, lineage);
     let holder_reported = holder.is_some_and(|holder| candidates.get(&holder).is_some_and(has_all));
     let others = || state.sync.members.iter().filter(|node| Some(**node) != holder);
-    // Whoever stands on a dead branch may have the commit, but cannot bring it back: it does not count.
-    let have = others().filter(|node| candidates.contains_key(node)).count();
+    // Whoever stands on a dead branch never had a commit of the last opened epoch. It may have an older one, which it
+    // cannot bring back: it counts only where a reporter of that epoch, and so everything older, is there to win.
+    let has_last_epoch = candidates.values().any(has_all);
+    let counts = |node: &&NodeId| {
+        if has_last_epoch { ballot.frozen.contains_key(node) } else { candidates.contains_key(node) }
+    };
+    let have = others().filter(counts).count();
     let need = needed(others().count(), state.sync.num_sync, holder.is_some());
     if !holder_reported && have < need {
         return Err(Missing { have, need });
@@ -73,8 +78,11 @@ pub(super) fn could_succeed(
     let opened = state.last_opened();
     let lineage = opened.map_or(Epoch(0), |record| record.epoch);
     let holder = opened.map(|record| record.holder);
+    let has_all = |position: &Position| position.lineage == lineage || state.descends_from(position.lineage, lineage);
+    // Somebody who has not reported yet may turn out to be of the last opened epoch.
+    let may_have_last_epoch = frozen.values().any(has_all) || reachable.iter().any(|node| !frozen.contains_key(node));
     let hears = |node: &NodeId| match frozen.get(node) {
-        Some(position) => on_the_line(state, lineage, position.lineage),
+        Some(position) => may_have_last_epoch || on_the_line(state, lineage, position.lineage),
         None => reachable.contains(node),
     };
     if holder.as_ref().is_some_and(hears) {

@@ -3,8 +3,9 @@
 //! The rule (ADR 0002): let `o` be the newest opened epoch, `h` its holder, `V` the synchronous set without `h` and `k`
 //! its `num_sync`. Every acknowledged commit of `o` is on `h` and on at least `k` of `V`. So the next epoch may be
 //! granted once every reporter has promised it, and either `h` itself has reported, or `|V| − k + 1` members of `V`
-//! have: any `k` of `V` meet any `|V| − k + 1` of `V`. Only reporters whose data can be continued count, and the furthest
-//! of them gets it: a commit that is on a dead branch and on `h` would else be passed over.
+//! have: any `k` of `V` meet any `|V| − k + 1` of `V`. The furthest reporter whose data can be continued gets it. When none
+//! of those is of epoch `o`, reporters on dead branches do not count: a commit that is only there and on `h` would be
+//! passed over.
 //!
 //! *Invariants*: `NO_ACKED_COMMIT_LOST`, `ONE_HOLDER_PER_EPOCH`. Neither depends on a clock: the ages below only decide
 //! when it is worth starting.
