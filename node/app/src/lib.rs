@@ -20,13 +20,17 @@
 pub mod actor;
 pub mod auth;
 mod bootstrap;
+pub mod config;
 mod error;
 pub mod names;
 pub mod permissions;
 pub mod ports;
+pub mod system;
 pub mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tokens;
+pub mod users;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,5 +106,23 @@ impl App {
     #[must_use]
     pub fn tenants(&self) -> tenants::Tenants<'_> {
         tenants::Tenants(self)
+    }
+
+    /// Users.
+    #[must_use]
+    pub fn users(&self) -> users::Users<'_> {
+        users::Users(self)
+    }
+
+    /// Tokens of users.
+    #[must_use]
+    pub fn tokens(&self) -> tokens::Tokens<'_> {
+        tokens::Tokens(self)
+    }
+
+    /// How the cluster is.
+    #[must_use]
+    pub fn system(&self) -> system::System<'_> {
+        system::System(self)
     }
 }

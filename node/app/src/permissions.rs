@@ -15,6 +15,9 @@ macro_rules! roles {
         pub enum $name { $($(#[$about])* $role,)+ }
 
         impl $name {
+            /// Every one.
+            pub const ALL: &'static [Self] = &[$(Self::$role,)+];
+
             /// The spelling in the database and the REST API.
             #[must_use]
             pub fn as_str(self) -> &'static str {
@@ -89,6 +92,9 @@ macro_rules! permissions {
         pub enum Permission { $($($permission,)+)+ }
 
         impl Permission {
+            /// Every one.
+            pub const ALL: &'static [Self] = &[$($(Self::$permission,)+)+];
+
             /// Its name in the REST API.
             #[must_use]
             pub fn name(self) -> &'static str {

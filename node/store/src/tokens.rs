@@ -3,7 +3,8 @@
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use crate::{StoreError, Tx};
+use crate::list::{Field, Source};
+use crate::{ListQuery, Listing, StoreError, Tx};
 
 /// Uses of a token within this many seconds are recorded once.
 const USE_RESOLUTION_SECONDS: i32 = 60;
@@ -25,6 +26,86 @@ pub struct Token {
     pub expired: bool,
     /// Whether this use should be recorded.
     pub stale: bool,
+}
+
+/// A token as lists show it.
+#[derive(Debug, Clone, FromRow)]
+pub struct TokenInfo {
+    /// Ours.
+    pub key: i64,
+    /// The public part.
+    pub id: String,
+    /// Whose.
+    pub username: String,
+    /// The user's role in the cluster.
+    pub role: String,
+    /// What the user wrote.
+    pub description: Option<String>,
+    /// When it ends.
+    pub expires_at: Option<OffsetDateTime>,
+    /// When it was used, to the minute.
+    pub last_used_at: Option<OffsetDateTime>,
+}
+
+const SOURCE: Source = Source {
+    select: "SELECT k.key, k.id, u.username, u.role, k.description, k.expires_at, k.last_used_at",
+    from: "FROM tokens k JOIN users u ON u.key = k.user_key",
+    fields: &[
+        Field::text("id", "k.id"),
+        Field::text("username", "u.username"),
+        Field::text("role", "u.role"),
+        Field::text("description", "k.description"),
+        Field::other("expiration_date", "k.expires_at"),
+        Field::other("last_used", "k.last_used_at"),
+    ],
+    search: "k.id",
+    order: "k.key",
+};
+
+/// Lists tokens; `of_user`: only this user's.
+///
+/// # Errors
+/// As [`Source::list`].
+pub async fn list(
+    connection: &mut PgConnection,
+    query: &ListQuery,
+    of_user: Option<i64>,
+) -> Result<Listing<TokenInfo>, StoreError> {
+    SOURCE
+        .list(connection, query, |to| {
+            match of_user {
+                None => to.push("true"),
+                Some(user) => to.push("k.user_key = ").push_bind(user),
+            };
+        })
+        .await
+}
+
+/// Keeps a token; only the hash of its secret.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn insert(
+    tx: &mut Tx,
+    id: &str,
+    user: i64,
+    secret_sha256: &str,
+    description: Option<&str>,
+    expires_at: Option<OffsetDateTime>,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO tokens (id, user_key, secret_sha256, description, expires_at) VALUES ($1, $2, $3, $4, $5)";
+    let query = sqlx::query(sql).bind(id).bind(user).bind(secret_sha256).bind(description).bind(expires_at);
+    query.execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Ends a token.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn delete(tx: &mut Tx, key: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM tokens WHERE key = $1").bind(key).execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// For whom and where an execution acts.

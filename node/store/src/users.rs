@@ -128,3 +128,73 @@ pub async fn record_failure(tx: &mut Tx, key: i64) -> Result<(), StoreError> {
     sqlx::query(sql).bind(key).execute(&mut **tx).await?;
     Ok(())
 }
+
+/// Locks the users who could administer the cluster, and counts those who may log in. Two transactions that would
+/// each remove one of the last two wait for each other here.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn count_admins(tx: &mut Tx) -> Result<usize, StoreError> {
+    let sql = "SELECT active FROM users WHERE role = 'sys_admin' ORDER BY key FOR UPDATE";
+    let active: Vec<bool> = sqlx::query_scalar(sql).fetch_all(&mut **tx).await?;
+    Ok(active.into_iter().filter(|active| *active).count())
+}
+
+/// Replaces the password's hash and ends a lock.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn set_password(tx: &mut Tx, key: i64, password_hash: &str) -> Result<(), StoreError> {
+    let sql = "UPDATE users SET password_hash = $2, failed_logins = 0 WHERE key = $1";
+    sqlx::query(sql).bind(key).bind(password_hash).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Replaces the role in the cluster: `sys_admin` or `default`.
+///
+/// # Errors
+/// [`StoreError::Refused`] for another role.
+pub async fn set_role(tx: &mut Tx, key: i64, role: &str) -> Result<(), StoreError> {
+    sqlx::query("UPDATE users SET role = $2 WHERE key = $1").bind(key).bind(role).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Lets a user log in, or no longer.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn set_active(tx: &mut Tx, key: i64, active: bool) -> Result<(), StoreError> {
+    sqlx::query("UPDATE users SET active = $2 WHERE key = $1").bind(key).bind(active).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Keeps a flag for clients.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn set_show_getting_started(tx: &mut Tx, key: i64, show: bool) -> Result<(), StoreError> {
+    sqlx::query("UPDATE users SET show_getting_started = $2 WHERE key = $1")
+        .bind(key)
+        .bind(show)
+        .execute(&mut **tx)
+        .await?;
+    Ok(())
+}
+
+/// Forgets wrong passwords.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn unlock(tx: &mut Tx, key: i64) -> Result<(), StoreError> {
+    sqlx::query("UPDATE users SET failed_logins = 0 WHERE key = $1").bind(key).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Removes a user with memberships and tokens.
+///
+/// # Errors
+/// [`StoreError::Reference`] while the user owns resources.
+pub async fn delete(tx: &mut Tx, key: i64) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM users WHERE key = $1").bind(key).execute(&mut **tx).await?;
+    Ok(())
+}

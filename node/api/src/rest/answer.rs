@@ -56,6 +56,41 @@ pub fn list<V: View>(listing: Listing<V>, params: &Params) -> Result<Response, A
     Ok(Json(json!({ "items": items, "metadata": metadata })).into_response())
 }
 
+/// A page of resources that are all in memory: equality filters, one or more sort keys, paging.
+///
+/// # Errors
+/// `bad_parameters_error` for an unknown field, `no_such_include_field_error`.
+pub fn list_of<V: View>(all: Vec<V>, params: &Params) -> Result<Response, ApiError> {
+    let query = params.list()?;
+    let sorted = query.sort.iter().map(|sort| &sort.field);
+    let mut named = query.filters.iter().map(|(field, _)| field).chain(sorted);
+    if let Some(unknown) = named.find(|field| !V::FIELDS.contains(&field.as_str())) {
+        return Err(ApiError(AppError::bad(format!("`{unknown}` is not a field of this list"))));
+    }
+    let text = |value: &Value, field: &str| match &value[field] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut rows = Vec::with_capacity(all.len());
+    for view in all {
+        let value = shaped(&view, None)?;
+        if query.filters.iter().all(|(field, values)| values.contains(&text(&value, field))) {
+            rows.push((view, value));
+        }
+    }
+    for sort in query.sort.iter().rev() {
+        rows.sort_by(|(_, a), (_, b)| {
+            let order = text(a, &sort.field).cmp(&text(b, &sort.field));
+            if sort.descending { order.reverse() } else { order }
+        });
+    }
+    let total = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+    let offset = usize::try_from(query.offset).unwrap_or(usize::MAX);
+    let size = query.size.map_or(usize::MAX, |size| usize::try_from(size).unwrap_or(usize::MAX));
+    let items = rows.into_iter().map(|(view, _)| view).skip(offset).take(size).collect();
+    list(Listing { items, total }, params)
+}
+
 /// A time as clients read it: UTC, milliseconds.
 pub fn time_text(time: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");

@@ -46,7 +46,7 @@ fn status(code: Code) -> StatusCode {
         Code::Unauthorized => StatusCode::UNAUTHORIZED,
         Code::Forbidden => StatusCode::FORBIDDEN,
         Code::NotFound | Code::ImportedBlueprintNotFound => StatusCode::NOT_FOUND,
-        Code::Conflict => StatusCode::CONFLICT,
+        Code::Conflict | Code::AmbiguousName => StatusCode::CONFLICT,
         Code::UnsupportedContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::MethodNotAllowed | Code::BlueprintInUse => StatusCode::METHOD_NOT_ALLOWED,
         Code::FileSync | Code::NoActiveNode => StatusCode::SERVICE_UNAVAILABLE,

@@ -7,7 +7,7 @@ use quorate_app::{AppError, ListQuery, Sort};
 use super::error::ApiError;
 
 /// Items on a page when the client does not say.
-pub const PAGE_SIZE: i64 = 1000;
+pub const PAGE_SIZE: i64 = quorate_app::config::PAGE_SIZE;
 
 /// The query of a request. Names that begin with `_` are ours, all others are filters.
 pub struct Params {

@@ -6,9 +6,17 @@
 pub mod answer;
 pub mod body;
 pub mod caller;
+mod cluster;
+mod config;
 pub mod error;
 pub mod lists;
+mod permissions;
+mod system;
 mod tenants;
+mod times;
+mod tokens;
+mod user_groups;
+mod users;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +24,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
+use axum::routing::get;
 use http::Method;
 use quorate_app::{App, AppError, Code};
 use tracing::{Instrument, debug, info_span};
@@ -29,8 +38,17 @@ pub const JSON_BODY_BYTES_MAX: usize = 32 << 20;
 
 /// Everything under `/api`.
 pub fn router(app: App) -> Router {
-    let resources = Router::new().merge(tenants::routes());
-    let mut router = Router::new();
+    let resources = Router::new()
+        .merge(cluster::routes())
+        .merge(config::routes())
+        .merge(permissions::routes())
+        .merge(system::routes())
+        .merge(tenants::routes())
+        .merge(tokens::routes())
+        .merge(user_groups::routes())
+        .merge(users::routes());
+    // The one path that clients use without a version.
+    let mut router = Router::new().route("/api/version", get(system::version));
     for version in VERSIONS {
         router = router.nest(&format!("/api/{version}"), resources.clone());
     }

@@ -1,4 +1,6 @@
 //! The REST API over a real database, called without a network.
 
 mod support;
+mod system;
 mod tenants;
+mod users;

@@ -16,7 +16,7 @@ use crate::{App, AppError, Code, Login};
 /// Wrong passwords in a row after which an account is locked.
 pub const FAILED_LOGINS_MAX: i32 = 4;
 /// How tokens of users begin.
-const TOKEN_PREFIX: &str = "ctok";
+pub(crate) const TOKEN_PREFIX: &str = "ctok";
 
 /// What a request brought as proof.
 pub enum Credentials {
