@@ -18,6 +18,8 @@ use quorate_broker::{
 use support::{PASSWORD, READY, settings};
 
 const AS_HELPER: &str = "QUORATE_TEST_BROKER_OWNER";
+const ON_A_HOST: &str = "QUORATE_TEST_BROKER_HOST";
+const HOST_ADDRESS: &str = "10.31.0.1";
 
 fn pid_of(broker: &Broker) -> u32 {
     match broker.status() {
@@ -218,6 +220,43 @@ async fn a_directory_that_shell_scripts_cannot_carry_is_refused() {
     let mut settings = settings("odd", "127.31.0.3");
     settings.node_dir = settings.node_dir.join("with space");
     assert!(matches!(Broker::start(settings).await, Err(BrokerError::Path(_))));
+}
+
+/// Not a test of its own: [`hosts_of_their_own_use_the_same_addresses`] runs it in network namespaces.
+#[tokio::test]
+async fn helper_on_a_host() {
+    let Some(name) = std::env::var_os(ON_A_HOST) else { return };
+    let settings = settings(name.to_str().expect("a name"), HOST_ADDRESS);
+    let broker = Broker::start(settings.clone()).await.expect("start");
+    broker.ready(READY).await.expect("ready: at 127.0.0.1, with a certificate for the host's address");
+    let desired = Desired { vhosts: vec![vhost("v")], users: vec![] };
+    broker.reconcile(&desired).await.expect("reconcile");
+    assert_eq!(broker.reconcile(&desired).await.expect("reconcile"), Reconciled::default());
+    TcpStream::connect(broker.amqps_address()).expect("AMQP");
+    let outside = SocketAddr::new(settings.node_address, settings.management_port);
+    assert!(TcpStream::connect(outside).is_err(), "management is reachable from other hosts");
+    broker.stop().await.expect("stop");
+}
+
+#[test]
+fn hosts_of_their_own_use_the_same_addresses() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root makes network namespaces");
+        return;
+    }
+    let script = format!("ip link set lo up && ip addr add {HOST_ADDRESS}/32 dev lo && exec \"$0\" \"$@\"");
+    let hosts = ["host-one", "host-two"].map(|name| {
+        Command::new("unshare")
+            .args(["--net", "sh", "-c", &script])
+            .arg(std::env::current_exe().expect("this program"))
+            .args(["--exact", "helper_on_a_host", "--nocapture"])
+            .env(ON_A_HOST, name)
+            .spawn()
+            .expect("start a host")
+    });
+    for mut host in hosts {
+        assert!(host.wait().expect("reap the host").success());
+    }
 }
 
 /// Not a test of its own: [`the_broker_dies_with_its_owner`] runs it in a process and kills that.

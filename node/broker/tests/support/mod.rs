@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_broker::BrokerSettings;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 
-pub const READY: Duration = Duration::from_secs(90);
+pub const READY: Duration = Duration::from_secs(180);
 pub const PASSWORD: &str = "the-secret-of-the-administrator";
 
 /// An authority and a certificate for this address, in files.
