@@ -48,31 +48,40 @@ async fn a_receiver_refuses_what_a_sender_must_not_send() {
     let tree = Kind::Tree;
     let mut many = vec![head(ITEM, tree, 101)];
     many.extend((0..101).map(|number| file(&format!("f{number}"), 0, b"")));
-    let cases: Vec<(&str, Vec<Part>)> = vec![
-        ("no head", vec![end()]),
-        ("nothing", vec![]),
-        ("path up", vec![head("deployments/../../stolen", tree, 0), end()]),
-        ("private path", vec![head(".quorate/staging", tree, 0), end()]),
-        ("absolute path", vec![head("/tmp/stolen", tree, 0), end()]),
-        ("file up", vec![head(ITEM, tree, 1), file("../../../stolen", 1, b"x"), end()]),
-        ("file absolute", vec![head(ITEM, tree, 1), file("/tmp/stolen", 1, b"x"), end()]),
-        ("link up", vec![head(ITEM, tree, 1), link("l", "../../../.."), end()]),
-        ("through a link", vec![head(ITEM, tree, 2), link("l", "."), file("l/x", 1, b"x"), end()]),
-        ("link as item", vec![head(ITEM, Kind::File, 1), link("", "x"), end()]),
-        ("twice", vec![head(ITEM, tree, 2), file("a", 1, b"x"), file("a", 1, b"x"), end()]),
-        ("too few files", vec![head(ITEM, tree, 2), file("a", 1, b"x"), end()]),
-        ("too many files", vec![head(ITEM, tree, 1), file("a", 1, b"x"), file("b", 1, b"x"), end()]),
-        ("too many entries", many),
-        ("too large", vec![head(ITEM, tree, 1), file("a", 1 << 40, b"x"), end()]),
-        ("too short", vec![head(ITEM, tree, 1), file("a", 2, b"x"), end()]),
-        ("too long", vec![head(ITEM, tree, 1), file("a", 1, b"xy"), end()]),
-        ("wrong digest", vec![head(ITEM, tree, 1), file("a", 1, b"x"), end()]),
-        ("a tombstone with files", vec![head(ITEM, Kind::Tombstone, 1), file("a", 1, b"x"), end()]),
-        ("without an end", vec![head(ITEM, tree, 1), file("a", 1, b"x")]),
+    let cases: Vec<(&str, &str, Vec<Part>)> = vec![
+        ("no head", "no head", vec![end()]),
+        ("nothing", "no head", vec![]),
+        ("path up", "plain relative path", vec![head("deployments/../../stolen", tree, 0), end()]),
+        ("private path", "data directories", vec![head(".quorate/staging", tree, 0), end()]),
+        ("absolute path", "plain relative path", vec![head("/tmp/stolen", tree, 0), end()]),
+        ("file up", "plain relative path", vec![head(ITEM, tree, 1), file("../../../stolen", 1, b"x"), end()]),
+        ("file absolute", "plain relative path", vec![head(ITEM, tree, 1), file("/tmp/stolen", 1, b"x"), end()]),
+        ("link up", "points to", vec![head(ITEM, tree, 1), link("l", "../../../.."), end()]),
+        (
+            "through a link",
+            "before its directory",
+            vec![head(ITEM, tree, 2), link("l", "."), file("l/x", 1, b"x"), end()],
+        ),
+        ("link as item", "does not fit", vec![head(ITEM, Kind::File, 1), link("", "x"), end()]),
+        ("twice", "File exists", vec![head(ITEM, tree, 2), file("a", 1, b"x"), file("a", 1, b"x"), end()]),
+        ("too few files", "cut off", vec![head(ITEM, tree, 2), file("a", 1, b"x"), end()]),
+        (
+            "too many files",
+            "more files than announced",
+            vec![head(ITEM, tree, 1), file("a", 1, b"x"), file("b", 1, b"x"), end()],
+        ),
+        ("too many entries", "more than 100 files", many),
+        ("too large", "at most", vec![head(ITEM, tree, 1), file("a", 1 << 40, b"x"), end()]),
+        ("too short", "cut off", vec![head(ITEM, tree, 1), file("a", 2, b"x"), end()]),
+        ("too long", "differs", vec![head(ITEM, tree, 1), file("a", 1, b"xy"), end()]),
+        ("wrong digest", "differs", vec![head(ITEM, tree, 1), file("a", 1, b"x"), end()]),
+        ("a tombstone with files", "does not fit", vec![head(ITEM, Kind::Tombstone, 1), file("a", 1, b"x"), end()]),
+        ("without an end", "cut off", vec![head(ITEM, tree, 1), file("a", 1, b"x")]),
     ];
-    for (what, parts) in cases {
+    for (what, why, parts) in cases {
         let said = client.place(tokio_stream::iter(parts)).await;
-        assert!(said.is_err(), "{what}: {said:?}");
+        let refused = said.expect_err(what);
+        assert!(refused.message().contains(why), "{what}: {refused:?}");
         assert!(!node.has(ITEM), "{what}");
     }
     assert!(!outside.exists() && !std::path::Path::new("/tmp/stolen").exists());
