@@ -23,8 +23,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A broker that ran this long was well: the next pause is the first again.
 const WELL_AFTER: Duration = Duration::from_secs(60);
-/// How long an orderly end may take before the broker is killed.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// How long an orderly end may take before the broker is killed. Queues are on disk at once, but then the management
+/// interface takes five seconds to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How long a killed process may take to vanish.
 const REAP_LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks whether it is ready.

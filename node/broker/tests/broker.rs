@@ -157,7 +157,6 @@ async fn two_brokers_share_a_machine_and_follow_what_is_desired() {
     let pid = pid_of(&second);
     drop(second);
     assert!(gone_within(pid, Duration::from_secs(10)));
-    first.stop().await.expect("stop");
 }
 
 async fn restarts_after_a_kill(broker: &Broker) {
@@ -235,7 +234,6 @@ async fn helper_on_a_host() {
     TcpStream::connect(broker.amqps_address()).expect("AMQP");
     let outside = SocketAddr::new(settings.node_address, settings.management_port);
     assert!(TcpStream::connect(outside).is_err(), "management is reachable from other hosts");
-    broker.stop().await.expect("stop");
 }
 
 #[test]
