@@ -164,6 +164,15 @@ pub async fn get(connection: &mut PgConnection, key: i64) -> Result<Option<Execu
     Ok(sqlx::query_as(&sql).bind(key).fetch_optional(connection).await?)
 }
 
+/// Several executions by key.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn get_many(connection: &mut PgConnection, keys: &[i64]) -> Result<Vec<Execution>, StoreError> {
+    let sql = format!("{} {} WHERE e.key = ANY($1)", SOURCE.select, SOURCE.from);
+    Ok(sqlx::query_as(&sql).bind(keys).fetch_all(connection).await?)
+}
+
 /// The execution whose tasks call with this token, while it is not ended.
 ///
 /// # Errors

@@ -8,11 +8,16 @@
 //! success was committed on the synchronous standbys. For the second one no `statement_timeout` may be set and no
 //! query be cancelled: PostgreSQL reports a cancelled wait for a standby as success with a warning.
 
+pub mod blueprints;
+pub mod deployments;
 mod document;
 mod error;
 pub mod events;
 pub mod executions;
+mod labels;
 pub mod list;
+pub mod node_instances;
+pub mod nodes;
 pub mod operations;
 mod scope;
 pub mod tasks_graphs;
@@ -25,6 +30,7 @@ pub mod users;
 
 pub use document::Document;
 pub use error::StoreError;
+pub use labels::{Label, NewLabel};
 pub use list::{ListQuery, Listing, Sort};
 pub use scope::{Scope, Visibility};
 pub use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
