@@ -128,14 +128,17 @@ impl Bed {
         self.network(CLIENT)
     }
 
-    /// Switches a host off as a power cut does.
+    /// Switches a host off as a power cut does. One that is off stays off.
     ///
     /// # Errors
     /// When its processes do not go away.
     pub fn power_off(&mut self, host: u8) -> Result<()> {
         let port = format!("h{host}");
-        self.switch(&["ip", "link", "set", &port, "down"])?;
         let at = self.position(host)?;
+        if self.hosts[at].outer.is_none() {
+            return Ok(());
+        }
+        self.switch(&["ip", "link", "set", &port, "down"])?;
         let Host { outer, init, .. } = &mut self.hosts[at];
         if let Some(init) = init.take() {
             // The kernel kills everything in the host with its process 1.
@@ -174,6 +177,7 @@ impl Bed {
             .arg(format!("h{host}"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(fs::File::create(self.dir.path().join(format!("h{host}.log")))?)
             .spawn()
             .context("start a host")?;
         let id = outer.id();

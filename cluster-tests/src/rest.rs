@@ -32,6 +32,8 @@ impl Rest {
     /// # Errors
     /// When the CA file is no certificate.
     pub fn new(access: &Access, limit: Duration) -> Result<Self> {
+        // The first of the threads installs it; the others find it there.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(&access.ca_pem)?])
             .timeout(limit)
