@@ -1,5 +1,6 @@
 //! An [`App`] on a private PostgreSQL, with ports that stay on this machine.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,13 +31,21 @@ pub struct TestApp {
 /// # Panics
 /// When PostgreSQL 15 is not installed.
 pub async fn app() -> TestApp {
+    app_of(&[[127, 0, 33, 1].into()]).await
+}
+
+/// The same, with nodes at these addresses in its picture of the cluster; the first is active.
+///
+/// # Panics
+/// As [`app`].
+pub async fn app_of(addresses: &[IpAddr]) -> TestApp {
     let resources = tempfile::tempdir().expect("make a directory");
     let executor = Arc::new(Notify::new());
     let ports = Ports {
         content: Arc::new(OneDisk(resources.path().to_owned())),
         executor: executor.clone(),
         broker: Arc::new(Notify::new()),
-        cluster: Arc::new(Alone),
+        cluster: Arc::new(Drawn(addresses.to_vec())),
     };
     let pool = testing::pool().await;
     open_epoch(&pool, testing::EPOCH).await.expect("open the epoch");
@@ -69,19 +78,21 @@ impl ContentStore for OneDisk {
     }
 }
 
-struct Alone;
+/// A cluster in which all is well.
+struct Drawn(Vec<IpAddr>);
 
-impl ClusterView for Alone {
+impl ClusterView for Drawn {
     fn status(&self) -> ClusterStatus {
-        let node = MemberStatus {
-            id: NodeId(1),
-            name: "node-1".to_owned(),
-            address: [127, 0, 33, 1].into(),
-            is_active: true,
+        let member = |(id, address): (u64, &IpAddr)| MemberStatus {
+            id: NodeId(id),
+            name: format!("node-{id}"),
+            address: *address,
+            is_active: id == 1,
             manager_fault: None,
             database_fault: None,
             broker_fault: None,
         };
-        ClusterStatus { cluster_address: None, authority_pem: String::new(), broker_port: 5671, members: vec![node] }
+        let members = (1..).zip(&self.0).map(member).collect();
+        ClusterStatus { cluster_address: None, authority_pem: String::new(), broker_port: 5671, members }
     }
 }

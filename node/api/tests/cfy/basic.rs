@@ -1,9 +1,9 @@
 //! Profiles, status, tenants, users, tokens.
 
-use quorate_app::testing::{ADMIN_PASSWORD, app};
+use quorate_app::testing::{ADMIN_PASSWORD, app, app_of};
 use serde_json::Value;
 
-use crate::support::{Cfy, Server};
+use crate::support::{ADDRESSES, Cfy, Server};
 
 fn names<'a>(rows: &'a Value, key: &str) -> Vec<&'a str> {
     rows.as_array().unwrap().iter().map(|row| row[key].as_str().unwrap()).collect()
@@ -54,10 +54,7 @@ async fn an_administrator_and_a_user_work_with_the_command_line() {
     let value = token["value"].as_str().unwrap();
     assert_eq!(names(&ann.json(&["tokens", "list"]).await, "description"), ["for scripts"]);
     let script = Cfy::new();
-    let (authority, port) = (server.authority.to_str().unwrap(), server.address.port().to_string());
-    let address = server.address.ip().to_string();
-    let place = ["profiles", "use", &address, "--rest-port", &port, "-c", authority];
-    script.run(&[&place[..], &["-T", value, "-t", "blue"]].concat()).await.ok();
+    script.use_profile(&server, &["-T", value, "-t", "blue"]).await.ok();
     assert_eq!(names(&script.json(&["tenants", "list"]).await, "name"), ["blue"]);
 
     admin.run(&["users", "set-password", "ann", "-p", "another-password"]).await.ok();
@@ -67,4 +64,18 @@ async fn an_administrator_and_a_user_work_with_the_command_line() {
     assert_eq!(script.json(&["tenants", "list"]).await, serde_json::json!([]));
     admin.run(&["users", "delete", "ann"]).await.ok();
     script.run(&["tenants", "list"]).await.fails_with("401");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(has_cfy), ignore = "QUORATE_VENV is not set: `make test` sets it")]
+async fn a_profile_of_a_cluster_outlives_the_node_it_was_made_at() {
+    let test = app_of(&ADDRESSES.map(|address| address.parse().unwrap())).await;
+    let mut server = Server::start_at(quorate_api::rest::router(test.app.clone()), &ADDRESSES).await;
+    let admin = Cfy::new();
+    let made = admin.log_in(&server, "admin", ADMIN_PASSWORD, "default_tenant").await.ok();
+    assert!(made.says("9 nodes"), "{made:#?}");
+    assert_eq!(names(&admin.json(&["cluster", "managers", "list"]).await, "private_ip"), ADDRESSES);
+    server.close(0).await;
+    let after = admin.run(&["tenants", "list"]).await.ok();
+    assert!(after.says("Could not connect to manager 127.0.33.1") && after.says("default_tenant"), "{after:#?}");
 }

@@ -1,6 +1,5 @@
 //! A TLS server in this process, and `cfy` in one of its own.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,28 +21,34 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-/// Where the server listens: what the test cluster's member says.
-const ADDRESS: &str = "127.0.33.1";
+/// Where servers listen.
+pub const ADDRESSES: [&str; 3] = ["127.0.33.1", "127.0.33.2", "127.0.33.3"];
 /// No command may take longer.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Ends when dropped.
+/// The doors of a cluster, all on one port.
 pub struct Server {
-    pub address: SocketAddr,
+    pub port: u16,
     /// The certificate that clients must trust.
     pub authority: PathBuf,
     _directory: TempDir,
-    accepting: JoinHandle<()>,
+    accepting: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accepting.iter().for_each(JoinHandle::abort);
     }
 }
 
 impl Server {
+    /// One door, at the first address.
     pub async fn start(router: Router) -> Self {
+        Self::start_at(router, &ADDRESSES[..1]).await
+    }
+
+    /// A door at each of these.
+    pub async fn start_at(router: Router, addresses: &[&str]) -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         // OpenSSL takes equal names of subject and issuer for a self-signed certificate.
         params.distinguished_name.push(DnType::CommonName, "authority");
@@ -52,7 +57,8 @@ impl Server {
         let authority = params.self_signed(&authority_key).unwrap();
         let key = KeyPair::generate().unwrap();
         let issuer = Issuer::new(params, authority_key);
-        let certificate = CertificateParams::new(vec![ADDRESS.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let names: Vec<String> = ADDRESSES.map(str::to_owned).to_vec();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         std::fs::write(&path, authority.pem()).unwrap();
@@ -63,21 +69,35 @@ impl Server {
         let config = config.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
 
-        let listener = TcpListener::bind((ADDRESS, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let accepting = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                let service = router.clone().map_request(|request: Request<Incoming>| request.map(Body::new));
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(socket).await else { return };
-                    let builder = hyper::server::conn::http1::Builder::new();
-                    // A client that hangs up is no failure of the test.
-                    drop(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).await);
-                });
-            }
+        let mut port = 0;
+        let mut accepting = Vec::new();
+        for address in addresses {
+            let listener = TcpListener::bind((*address, port)).await.unwrap();
+            port = listener.local_addr().unwrap().port();
+            accepting.push(tokio::spawn(accept(listener, acceptor.clone(), router.clone())));
+        }
+        Self { port, authority: path, _directory: directory, accepting }
+    }
+
+    /// Closes the door at the n-th address.
+    pub async fn close(&mut self, at: usize) {
+        let door = self.accepting.remove(at);
+        door.abort();
+        // Its listener is closed when it has ended.
+        assert!(door.await.unwrap_err().is_cancelled());
+    }
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, router: Router) {
+    while let Ok((socket, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        let service = router.clone().map_request(|request: Request<Incoming>| request.map(Body::new));
+        tokio::spawn(async move {
+            let Ok(stream) = acceptor.accept(socket).await else { return };
+            let builder = hyper::server::conn::http1::Builder::new();
+            // A client that hangs up is no failure of the test.
+            drop(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).await);
         });
-        Self { address, authority: path, _directory: directory, accepting }
     }
 }
 
@@ -98,11 +118,15 @@ impl Cfy {
 
     /// `cfy profiles use` with a password.
     pub async fn log_in(&self, server: &Server, username: &str, password: &str, tenant: &str) -> Output {
+        self.use_profile(server, &["-u", username, "-p", password, "-t", tenant]).await
+    }
+
+    /// `cfy profiles use` for the first door, with these words as login.
+    pub async fn use_profile(&self, server: &Server, login: &[&str]) -> Output {
         let authority = server.authority.to_str().unwrap();
-        let port = server.address.port().to_string();
-        let login = ["-u", username, "-p", password, "-t", tenant];
-        let address = ["profiles", "use", ADDRESS, "--rest-port", &port, "--ssl", "-c", authority];
-        self.run(&[&address[..], &login[..]].concat()).await
+        let port = server.port.to_string();
+        let address = ["profiles", "use", ADDRESSES[0], "--rest-port", &port, "--ssl", "-c", authority];
+        self.run(&[&address[..], login].concat()).await
     }
 
     /// Runs one command to its end.
