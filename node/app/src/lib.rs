@@ -22,7 +22,11 @@ pub mod auth;
 mod bootstrap;
 pub mod config;
 mod error;
+pub mod events;
+pub mod executions;
+pub mod executor;
 pub mod names;
+pub mod operations;
 pub mod permissions;
 pub mod ports;
 pub mod system;
@@ -124,5 +128,23 @@ impl App {
     #[must_use]
     pub fn system(&self) -> system::System<'_> {
         system::System(self)
+    }
+
+    /// Executions of workflows.
+    #[must_use]
+    pub fn executions(&self) -> executions::Executions<'_> {
+        executions::Executions(self)
+    }
+
+    /// Events and logs of executions.
+    #[must_use]
+    pub fn events(&self) -> events::Events<'_> {
+        events::Events(self)
+    }
+
+    /// Task graphs and their operations.
+    #[must_use]
+    pub fn operations(&self) -> operations::Operations<'_> {
+        operations::Operations(self)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use quorate_store::{open_epoch, testing};
 use quorate_types::NodeId;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -53,6 +54,51 @@ pub async fn app_of(addresses: &[IpAddr]) -> TestApp {
     let app = App::new(AppSettings { pool, epoch: testing::EPOCH, resources_root, ports });
     app.bootstrap(ADMIN_PASSWORD).await.expect("bootstrap");
     TestApp { app, executor, resources }
+}
+
+/// A deployment with one instance of each node, as `quorate_store::testing::deployment` describes them, and the
+/// built-in workflows. Each operation of a node is given as `"name": "task"`.
+///
+/// # Panics
+/// When the id is taken.
+pub async fn deployment(app: &App, id: &str, nodes: &[Value]) -> i64 {
+    let operation = |task: &Value| {
+        json!({
+            "plugin": "p", "operation": task, "executor": "central_deployment_agent", "inputs": {"a": 1},
+            "has_intrinsic_functions": false, "max_retries": 2, "retry_interval": 0.05,
+        })
+    };
+    let filled = nodes.iter().map(|node| {
+        let mut node = node.clone();
+        let named = node["operations"].as_object().cloned().unwrap_or_default();
+        node["operations"] = named
+            .iter()
+            .map(|(name, task)| (format!("cloudify.interfaces.lifecycle.{name}"), operation(task)))
+            .collect();
+        node
+    });
+    let filled: Vec<Value> = filled.collect();
+    let workflow = |name: &str, parameters: Value, active: Value| {
+        json!({
+            "plugin": "default_workflows", "operation": format!("cloudify.plugins.workflows.{name}"),
+            "parameters": parameters, "is_cascading": false,
+            "availability_rules": {"node_instances_active": active},
+        })
+    };
+    let chosen = json!({
+        "type_names": {"default": [], "type": "list"}, "node_ids": {"default": [], "type": "list"},
+        "node_instance_ids": {"default": [], "type": "list"},
+    });
+    let mut one = chosen.clone();
+    one["operation"] = json!({"type": "string"});
+    let mut removal = chosen.clone();
+    removal["ignore_failure"] = json!({"default": false, "type": "boolean"});
+    let workflows = json!({
+        "install": workflow("install", chosen, json!(["none", "partial"])),
+        "uninstall": workflow("uninstall", removal, json!(["all", "partial"])),
+        "execute_operation": workflow("execute_operation", one, json!(["all", "partial", "none"])),
+    });
+    testing::deployment(app.store(), id, workflows, &filled).await
 }
 
 /// A cluster of one: its majority is this disk.

@@ -62,6 +62,8 @@ pub struct Execution {
     pub total_operations: i32,
     /// Those that ended.
     pub finished_operations: i32,
+    /// Seconds that other branches may go on after a failure.
+    pub wait_after_fail_seconds: i32,
 }
 
 /// What a new execution is made of.
@@ -88,8 +90,21 @@ pub struct NewExecution<'a> {
     pub is_dry_run: bool,
     /// Parameters that the workflow does not name are let through.
     pub allow_custom_parameters: bool,
-    /// SHA-256 of the token that its tasks call us with, hex.
-    pub token_sha256: Option<&'a str>,
+    /// Seconds that other branches may go on after a failure.
+    pub wait_after_fail_seconds: i32,
+}
+
+/// What is not ended, in brief.
+#[derive(Debug, Clone, FromRow)]
+pub struct Unfinished {
+    /// Ours.
+    pub key: i64,
+    /// pending, queued, started, cancelling …
+    pub status: String,
+    /// What it works on.
+    pub deployment_key: Option<i64>,
+    /// install, upload_blueprint …
+    pub workflow_id: String,
 }
 
 const SOURCE: Source = Source {
@@ -97,7 +112,8 @@ const SOURCE: Source = Source {
              e.visibility, e.created_at, e.deployment_key, d.id AS deployment_id, \
              d.display_name AS deployment_display_name, b.id AS blueprint_id, e.workflow_id, e.parameters, e.status, \
              e.error, e.is_system_workflow, e.is_dry_run, e.resume, e.allow_custom_parameters, e.started_at, \
-             e.ended_at, e.scheduled_for, e.total_operations, e.finished_operations",
+             e.ended_at, e.scheduled_for, e.total_operations, e.finished_operations, \
+             e.wait_after_fail_seconds",
     from: "FROM executions e JOIN tenants t ON t.key = e.tenant_key JOIN users u ON u.key = e.created_by \
            LEFT JOIN deployments d ON d.key = e.deployment_key LEFT JOIN blueprints b ON b.key = d.blueprint_key",
     fields: &[
@@ -173,28 +189,14 @@ pub async fn get_many(connection: &mut PgConnection, keys: &[i64]) -> Result<Vec
     Ok(sqlx::query_as(&sql).bind(keys).fetch_all(connection).await?)
 }
 
-/// The execution whose tasks call with this token, while it is not ended.
+/// Everything that is not ended, oldest first, but for executions of workflows that somebody else carries out.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn of_token(connection: &mut PgConnection, token_sha256: &str) -> Result<Option<Execution>, StoreError> {
-    let sql = format!(
-        "{} {} WHERE e.token_sha256 = $1 AND e.status NOT IN ('terminated', 'failed', 'cancelled')",
-        SOURCE.select, SOURCE.from
-    );
-    Ok(sqlx::query_as(&sql).bind(token_sha256).fetch_optional(connection).await?)
-}
-
-/// Everything that is not ended, oldest first.
-///
-/// # Errors
-/// [`StoreError::Unavailable`].
-pub async fn unfinished(connection: &mut PgConnection) -> Result<Vec<Execution>, StoreError> {
-    let sql = format!(
-        "{} {} WHERE e.status NOT IN ('terminated', 'failed', 'cancelled') ORDER BY e.key",
-        SOURCE.select, SOURCE.from
-    );
-    Ok(sqlx::query_as(&sql).fetch_all(connection).await?)
+pub async fn unfinished(connection: &mut PgConnection, not: &[&str]) -> Result<Vec<Unfinished>, StoreError> {
+    let sql = "SELECT key, status, deployment_key, workflow_id FROM executions \
+               WHERE status NOT IN ('terminated', 'failed', 'cancelled') AND workflow_id <> ALL($1) ORDER BY key";
+    Ok(sqlx::query_as(sql).bind(not).fetch_all(connection).await?)
 }
 
 /// What is not ended of one deployment, oldest first.
@@ -215,7 +217,8 @@ pub async fn unfinished_of(connection: &mut PgConnection, deployment_key: i64) -
 /// [`StoreError::Conflict`] on [`ID_TAKEN`].
 pub async fn insert(tx: &mut Tx, new: NewExecution<'_>) -> Result<i64, StoreError> {
     let sql = "INSERT INTO executions (id, tenant_key, created_by, visibility, deployment_key, workflow_id, \
-               parameters, status, is_system_workflow, is_dry_run, allow_custom_parameters, token_sha256) \
+               parameters, status, is_system_workflow, is_dry_run, allow_custom_parameters, \
+               wait_after_fail_seconds) \
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING key";
     Ok(sqlx::query_scalar(sql)
         .bind(new.id)
@@ -229,7 +232,7 @@ pub async fn insert(tx: &mut Tx, new: NewExecution<'_>) -> Result<i64, StoreErro
         .bind(new.is_system_workflow)
         .bind(new.is_dry_run)
         .bind(new.allow_custom_parameters)
-        .bind(new.token_sha256)
+        .bind(new.wait_after_fail_seconds)
         .fetch_one(&mut **tx)
         .await?)
 }
@@ -262,18 +265,18 @@ pub async fn set_status(tx: &mut Tx, key: i64, from: &[&str], status: &str) -> R
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub async fn finish(tx: &mut Tx, key: i64, status: &str, error: &str) -> Result<bool, StoreError> {
-    let sql = "UPDATE executions SET status = $2, error = $3, ended_at = clock_timestamp() \
+    let sql = "UPDATE executions SET status = $2, error = $3, ended_at = clock_timestamp(), token = NULL \
                WHERE key = $1 AND status NOT IN ('terminated', 'failed', 'cancelled')";
     let done = sqlx::query(sql).bind(key).bind(status).bind(error).execute(&mut **tx).await?;
     Ok(done.rows_affected() == 1)
 }
 
-/// An ended execution is to run again from its graph. `false`: it is neither failed nor cancelled.
+/// An ended execution is to run again from its graph, under a new token. `false`: it is neither failed nor cancelled.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub async fn reopen(tx: &mut Tx, key: i64) -> Result<bool, StoreError> {
-    let sql = "UPDATE executions SET status = 'started', ended_at = NULL, resume = true, error = '' \
+    let sql = "UPDATE executions SET status = 'pending', ended_at = NULL, resume = true, error = '' \
                WHERE key = $1 AND status IN ('failed', 'cancelled')";
     let done = sqlx::query(sql).bind(key).execute(&mut **tx).await?;
     Ok(done.rows_affected() == 1)
@@ -290,12 +293,31 @@ pub async fn set_progress(tx: &mut Tx, key: i64, total: u32, finished: u32) -> R
     Ok(())
 }
 
-/// The token that the execution's tasks call us with.
+/// The token that tasks to come call us with; an earlier one is worth nothing any more.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn set_token(tx: &mut Tx, key: i64, token_sha256: &str) -> Result<(), StoreError> {
-    let sql = "UPDATE executions SET token_sha256 = $2 WHERE key = $1";
-    sqlx::query(sql).bind(key).bind(token_sha256).execute(&mut **tx).await?;
+pub async fn set_token(tx: &mut Tx, key: i64, token: &str, sha256: &str) -> Result<(), StoreError> {
+    let sql = "UPDATE executions SET token = $2, token_sha256 = $3 WHERE key = $1";
+    sqlx::query(sql).bind(key).bind(token).bind(sha256).execute(&mut **tx).await?;
     Ok(())
+}
+
+/// The token that tasks call us with; secret. `None`: there is none yet, or the execution ended.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn token(connection: &mut PgConnection, key: i64) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT token FROM executions WHERE key = $1";
+    let token: Option<Option<String>> = sqlx::query_scalar(sql).bind(key).fetch_optional(connection).await?;
+    Ok(token.flatten())
+}
+
+/// Removes those of the executions that have ended, with their graphs and events. Returns how many.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn delete_ended(tx: &mut Tx, keys: &[i64]) -> Result<u64, StoreError> {
+    let sql = "DELETE FROM executions WHERE key = ANY($1) AND status IN ('terminated', 'failed', 'cancelled')";
+    Ok(sqlx::query(sql).bind(keys).execute(&mut **tx).await?.rows_affected())
 }

@@ -10,11 +10,13 @@
 
 pub mod blueprints;
 pub mod deployments;
+pub mod deployment_views;
 mod document;
 mod error;
 pub mod events;
 pub mod executions;
 mod labels;
+pub mod instance_states;
 pub mod list;
 pub mod node_instances;
 pub mod nodes;

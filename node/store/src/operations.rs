@@ -115,16 +115,17 @@ pub async fn set_state(tx: &mut Tx, id: &str, state: &str) -> Result<bool, Store
     Ok(done.rows_affected() == 1)
 }
 
-/// Moves many rows at once; rows with a final state stay as they are. Returns the ids that moved.
+/// Moves many rows at once, each named once; rows with a final state stay as they are. Returns how many moved.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn set_states(tx: &mut Tx, ids: &[String], states: &[String]) -> Result<Vec<String>, StoreError> {
+pub async fn set_states(tx: &mut Tx, ids: &[String], states: &[String]) -> Result<usize, StoreError> {
     let sql = format!(
         "UPDATE operations o SET state = n.state FROM unnest($1::text[], $2::text[]) AS n (id, state) \
-         WHERE o.id = n.id AND o.state NOT IN {FINAL} RETURNING o.id"
+         WHERE o.id = n.id AND o.state NOT IN {FINAL}"
     );
-    Ok(sqlx::query_scalar(&sql).bind(ids).bind(states).fetch_all(&mut **tx).await?)
+    let done = sqlx::query(&sql).bind(ids).bind(states).execute(&mut **tx).await?;
+    Ok(usize::try_from(done.rows_affected()).unwrap_or(usize::MAX))
 }
 
 /// Opens an ended sub-graph again.
@@ -137,23 +138,75 @@ pub async fn reopen(tx: &mut Tx, id: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Gives a row other parameters.
+/// Gives rows other parameters.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn set_parameters(tx: &mut Tx, id: &str, parameters: Document) -> Result<(), StoreError> {
-    let sql = "UPDATE operations SET parameters = $2 WHERE id = $1";
-    sqlx::query(sql).bind(id).bind(parameters).execute(&mut **tx).await?;
+pub async fn set_parameters(tx: &mut Tx, ids: &[String], parameters: &[Document]) -> Result<(), StoreError> {
+    let sql = "UPDATE operations o SET parameters = n.parameters \
+               FROM unnest($1::text[], $2::json[]) AS n (id, parameters) WHERE o.id = n.id";
+    sqlx::query(sql).bind(ids).bind(parameters).execute(&mut **tx).await?;
     Ok(())
 }
 
-/// Gives a row to a worker. `false`: it has its final state.
+/// Gives rows to workers. Rows with a final state stay as they are.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
-pub async fn assign(tx: &mut Tx, id: &str, agent_name: &str, manager_name: &str) -> Result<bool, StoreError> {
-    let sql =
-        format!("UPDATE operations SET agent_name = $2, manager_name = $3 WHERE id = $1 AND state NOT IN {FINAL}");
-    let done = sqlx::query(&sql).bind(id).bind(agent_name).bind(manager_name).execute(&mut **tx).await?;
-    Ok(done.rows_affected() == 1)
+pub async fn assign(tx: &mut Tx, ids: &[String], agent_names: &[String]) -> Result<(), StoreError> {
+    let sql = format!(
+        "UPDATE operations o SET agent_name = n.agent FROM unnest($1::text[], $2::text[]) AS n (id, agent) \
+         WHERE o.id = n.id AND o.state NOT IN {FINAL}"
+    );
+    sqlx::query(&sql).bind(ids).bind(agent_names).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// Notes on which node the worker of a row runs.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn set_manager(tx: &mut Tx, id: &str, manager_name: &str) -> Result<(), StoreError> {
+    let sql = "UPDATE operations SET manager_name = $2 WHERE id = $1";
+    sqlx::query(sql).bind(id).bind(manager_name).execute(&mut **tx).await?;
+    Ok(())
+}
+
+/// One row, held until the transaction ends.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn lock(tx: &mut Tx, id: &str) -> Result<Option<Operation>, StoreError> {
+    let sql = format!("{SELECT} WHERE o.id = $1 FOR UPDATE OF o");
+    Ok(sqlx::query_as(&sql).bind(id).fetch_optional(&mut **tx).await?)
+}
+
+/// The rows among these that a worker reports to have begun, whatever came later.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn begun(connection: &mut PgConnection, ids: &[String]) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT id FROM operations WHERE id = ANY($1) AND state NOT IN ('pending', 'sending', 'sent')";
+    Ok(sqlx::query_scalar(sql).bind(ids).fetch_all(connection).await?)
+}
+
+/// The executions that rows belong to: id and execution key.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn executions_of(connection: &mut PgConnection, ids: &[String]) -> Result<Vec<(String, i64)>, StoreError> {
+    let sql = "SELECT o.id, g.execution_key FROM operations o JOIN tasks_graphs g ON g.key = o.graph_key \
+               WHERE o.id = ANY($1)";
+    Ok(sqlx::query_as(sql).bind(ids).fetch_all(connection).await?)
+}
+
+/// Fails what workers may have of an execution: they were told to end it and will not answer. Returns how many.
+///
+/// # Errors
+/// [`StoreError::Unavailable`].
+pub async fn give_up(tx: &mut Tx, execution_key: i64) -> Result<u64, StoreError> {
+    let sql = "UPDATE operations o SET state = 'failed' FROM tasks_graphs g \
+               WHERE g.key = o.graph_key AND g.execution_key = $1 AND o.type = 'RemoteWorkflowTask' \
+               AND o.state IN ('sending', 'sent', 'started', 'response-sent')";
+    Ok(sqlx::query(sql).bind(execution_key).execute(&mut **tx).await?.rows_affected())
 }

@@ -12,11 +12,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use quorate_types::Epoch;
+use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::OnceCell;
 
-use crate::{Store, migrate, open_epoch};
+use crate::{Document, Store, migrate, open_epoch};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 const TEMPLATE: &str = "template_quorate";
@@ -83,6 +84,72 @@ pub async fn store() -> Store {
     let pool = pool().await;
     open_epoch(&pool, EPOCH).await.expect("open the epoch");
     Store::new(pool, EPOCH)
+}
+
+/// A deployment of the default tenant's first user without going through a blueprint. `nodes`: objects with `id` and
+/// `operations`, and the ids of the nodes they wait for in `after`; each has one instance `<id>_1`. Returns its key.
+///
+/// # Panics
+/// When there is no such tenant, or the id is taken.
+pub async fn deployment(store: &Store, id: &str, workflows: Value, nodes: &[Value]) -> i64 {
+    let mut tx = store.begin().await.expect("begin");
+    let blueprint: i64 = sqlx::query_scalar(
+        "INSERT INTO blueprints (id, tenant_key, created_by, visibility, main_file_name, state) \
+         SELECT $1, t.key, 0, 'tenant', 'blueprint.yaml', 'uploaded' FROM tenants t WHERE t.name = 'default_tenant' \
+         RETURNING key",
+    )
+    .bind(format!("{id}-blueprint"))
+    .fetch_one(&mut *tx)
+    .await
+    .expect("make a blueprint");
+    let (key, tenant): (i64, i64) = sqlx::query_as(
+        "INSERT INTO deployments (id, tenant_key, created_by, visibility, display_name, blueprint_key, workflows) \
+         SELECT $1, b.tenant_key, 0, 'tenant', $1, b.key, $3 FROM blueprints b WHERE b.key = $2 \
+         RETURNING key, tenant_key",
+    )
+    .bind(id)
+    .bind(blueprint)
+    .bind(Document(workflows))
+    .fetch_one(&mut *tx)
+    .await
+    .expect("make a deployment");
+    for node in nodes {
+        let name = node["id"].as_str().expect("a node has an id");
+        let after = node["after"].as_array().cloned().unwrap_or_default();
+        let declared =
+            after.iter().map(|target| json!({"type": "after", "type_hierarchy": ["after"], "target_id": target}));
+        let made = after.iter().map(|target| {
+            let instance = format!("{}_1", target.as_str().unwrap_or_default());
+            json!({"type": "after", "target_id": instance, "target_name": target})
+        });
+        let node_key: i64 = sqlx::query_scalar(
+            "INSERT INTO nodes (id, deployment_key, type, type_hierarchy, operations, relationships, plugins, \
+             number_of_instances, planned_number_of_instances, deploy_number_of_instances, min_number_of_instances, \
+             max_number_of_instances) VALUES ($1, $2, 'tests.Node', '[\"tests.Node\"]', $3, $4, \
+             '[{\"name\": \"p\"}]', 1, 1, 1, 1, 1) RETURNING key",
+        )
+        .bind(name)
+        .bind(key)
+        .bind(Document(node["operations"].clone()))
+        .bind(Document(declared.collect()))
+        .fetch_one(&mut *tx)
+        .await
+        .expect("make a node");
+        sqlx::query(
+            "INSERT INTO node_instances (id, tenant_key, deployment_key, node_key, index, relationships) \
+             VALUES ($1, $2, $3, $4, 1, $5)",
+        )
+        .bind(format!("{name}_1"))
+        .bind(tenant)
+        .bind(key)
+        .bind(node_key)
+        .bind(Document(made.collect()))
+        .execute(&mut *tx)
+        .await
+        .expect("make a node instance");
+    }
+    tx.commit().await.expect("commit");
+    key
 }
 
 fn server() -> &'static Server {

@@ -9,7 +9,10 @@ pub mod caller;
 mod cluster;
 mod config;
 pub mod error;
+mod events;
+mod executions;
 pub mod lists;
+mod operations;
 mod permissions;
 mod system;
 mod tenants;
@@ -41,6 +44,9 @@ pub fn router(app: App) -> Router {
     let resources = Router::new()
         .merge(cluster::routes())
         .merge(config::routes())
+        .merge(events::routes())
+        .merge(executions::routes())
+        .merge(operations::routes())
         .merge(permissions::routes())
         .merge(system::routes())
         .merge(tenants::routes())

@@ -1,5 +1,6 @@
 //! The REST API over a real database, called without a network.
 
+mod executions;
 mod support;
 mod system;
 mod tenants;

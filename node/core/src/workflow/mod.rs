@@ -17,6 +17,7 @@ mod model;
 mod outcome;
 mod pytext;
 mod relationships;
+mod report;
 mod restore;
 mod resume;
 mod run;
@@ -32,6 +33,7 @@ pub use model::{
 };
 pub use outcome::{Failure, FailureKind, TaskOutcome};
 pub use pytext::{python_repr, python_str};
+pub use report::task_started;
 pub use resume::resume;
 pub use run::{MAX_CHANGES_PER_STEP, Run, RunOptions};
 pub use texts::{workflow_cancelled, workflow_failed, workflow_started, workflow_succeeded};

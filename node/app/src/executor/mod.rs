@@ -1,0 +1,3 @@
+//! Carries out executions.
+
+pub(crate) mod changes;
