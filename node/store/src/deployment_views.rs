@@ -62,15 +62,6 @@ pub async fn get(connection: &mut PgConnection, key: i64) -> Result<Option<Deplo
     Ok(sqlx::query_as(&sql).bind(key).fetch_optional(connection).await?)
 }
 
-/// Holds a deployment until the transaction ends: who starts an execution on it waits for whoever was first.
-///
-/// # Errors
-/// [`StoreError::Unavailable`].
-pub async fn lock(tx: &mut Tx, key: i64) -> Result<(), StoreError> {
-    sqlx::query("SELECT 1 FROM deployments WHERE key = $1 FOR UPDATE").bind(key).execute(&mut **tx).await?;
-    Ok(())
-}
-
 /// Notes the newest execution of a deployment.
 ///
 /// # Errors

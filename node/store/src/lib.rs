@@ -9,14 +9,14 @@
 //! query be cancelled: PostgreSQL reports a cancelled wait for a standby as success with a warning.
 
 pub mod blueprints;
-pub mod deployments;
 pub mod deployment_views;
+pub mod deployments;
 mod document;
 mod error;
 pub mod events;
 pub mod executions;
-mod labels;
 pub mod instance_states;
+mod labels;
 pub mod list;
 pub mod node_instances;
 pub mod nodes;

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use quorate_core::workflow::resume;
-use quorate_store::{Tx, deployment_views, executions as rows, operations, tasks_graphs};
+use quorate_store::{Tx, deployment_views, deployments, executions as rows, operations, tasks_graphs};
 use tracing::info;
 use uuid::Uuid;
 
@@ -61,7 +61,7 @@ impl Executions<'_> {
         let row = rows::find(&mut tx, &actor.writable(), id).await?;
         let row = row.ok_or_else(|| AppError::not_found("Execution", id))?;
         if let Some(deployment) = row.deployment_key {
-            deployment_views::lock(&mut tx, deployment).await?;
+            deployments::lock(&mut tx, deployment).await?;
         }
         if resuming {
             go_on(&mut tx, &row, action).await?

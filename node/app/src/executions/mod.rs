@@ -5,7 +5,7 @@ mod availability;
 mod parameters;
 
 use quorate_store::executions as rows;
-use quorate_store::{ListQuery, Listing, Tx, deployment_views};
+use quorate_store::{ListQuery, Listing, Tx, deployment_views, deployments};
 use serde_json::{Map, Value};
 use tracing::info;
 use uuid::Uuid;
@@ -86,7 +86,7 @@ impl Executions<'_> {
         let mut tx = self.0.store().begin().await?;
         let deployment = deployment_views::find(&mut tx, &actor.writable(), &new.deployment_id).await?;
         let deployment = deployment.ok_or_else(|| AppError::not_found("Deployment", &new.deployment_id))?;
-        deployment_views::lock(&mut tx, deployment.key).await?;
+        deployments::lock(&mut tx, deployment.key).await?;
         is_made(deployment.environment_status.as_deref(), deployment.environment_error.as_deref(), &deployment.id)?;
         let workflow = deployment.workflows.get(&new.workflow_id).ok_or_else(|| {
             let message = format!("Workflow {} does not exist in deployment {}", new.workflow_id, deployment.id);
