@@ -16,6 +16,11 @@ mod pki;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    // Scripts find this program as `ctx`.
+    if args.next().is_some_and(|name| std::path::Path::new(&name).file_name().is_some_and(|name| name == "ctx")) {
+        return quorate_worker::ctx_main(args);
+    }
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("main runs once, before any other provider can be installed");

@@ -50,7 +50,7 @@ pub fn main(config: Config) -> anyhow::Result<()> {
         .with_ansi(false)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")
-                .unwrap_or_else(|_| "info,openraft=warn,foca=warn,lapin=warn".into()),
+                .unwrap_or_else(|_| "info,openraft=error,foca=warn,lapin=error".into()),
         )
         .init();
     let identity = Identity::load(&config.data_dir)

@@ -25,7 +25,7 @@ use super::{admission, ports};
 use crate::edge::{Edge, Forwarder, Listening, Serving, serve_tls};
 use crate::local::Local;
 use crate::loops::observe::Views;
-use crate::loops::{broker, resources};
+use crate::loops::{broker, resources, worker};
 use crate::manager::Manager;
 use crate::manager::accounts::{self, API_TOKEN, BROKER_ADMIN};
 use crate::manager::front::{Doors, Front};
@@ -110,6 +110,9 @@ impl Service<'_> {
             .boxed()
         }));
         self.tasks.spawn(manager.run(serving_sender, stop.clone()));
+
+        let active = worker::active_broker(self.consensus.cluster(), config.ports.amqps, stop.clone());
+        self.tasks.spawn(worker::run(config.clone(), self.identity.clone(), active, stop.clone()));
 
         let listening = Listening { stop: stop.clone(), router: self.api() };
         self.tasks.spawn(serve_tls(taken.api, self.tls.public_server.clone(), listening));

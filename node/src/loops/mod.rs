@@ -8,3 +8,4 @@ pub mod members;
 pub mod observe;
 pub mod resources;
 pub mod sync_set;
+pub mod worker;
