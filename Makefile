@@ -10,7 +10,13 @@ demo: packages
 	cargo run --release --locked --quiet --bin quorate -- demo
 
 test: packages clients
+	cargo build --locked --bin quorate
 	cargo test --workspace --locked
+
+# Figures, one JSON object a line. QUORATE_ROUNDS: how often each story is played.
+bench: packages
+	cargo build --release --locked --bin quorate --bin bench
+	cargo run --release --locked --quiet --bin bench
 
 # Whole clusters under faults, many more than in `make test`; a failure prints its seed.
 sim:

@@ -164,12 +164,22 @@ fn small_archive(id: &str) -> Result<Vec<u8>> {
         "tosca_definitions_version: cloudify_dsl_1_3\ndescription: {id}\nimports: [cloudify/types/types.yaml]\n\
          node_templates:\n  one:\n    type: cloudify.nodes.Root\n"
     );
+    archive(&[("blueprint.yaml", text)])
+}
+
+/// A blueprint's files as a client packs them: one folder at the top.
+///
+/// # Errors
+/// None that can happen in memory.
+pub fn archive(files: &[(&str, String)]) -> Result<Vec<u8>> {
     let encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     let mut archive = tar::Builder::new(encoder);
-    let mut header = tar::Header::new_gnu();
-    header.set_size(text.len() as u64);
-    header.set_mode(0o644);
-    archive.append_data(&mut header, "b/blueprint.yaml", text.as_bytes())?;
+    for (path, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o755);
+        archive.append_data(&mut header, format!("b/{path}"), text.as_bytes())?;
+    }
     Ok(archive.into_inner()?.finish()?)
 }
 

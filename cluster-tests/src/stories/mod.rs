@@ -1,5 +1,7 @@
 //! What can happen to a cluster, told once: tests play each story, benchmarks play some of them many times.
 
+pub mod install;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
