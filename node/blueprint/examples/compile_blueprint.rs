@@ -9,20 +9,22 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use quorate_blueprint::{
-    CompileOptions, DeploymentPlan, Import, PrepareOptions, Secrets, Source, SourceError, Sources, compile, has_scheme,
+    Catalogue, CompileOptions, DeploymentPlan, Import, PrepareOptions, Secrets, Source, SourceError, Sources, compile,
+    has_scheme,
 };
 use serde_json::{Map, Value, json};
 
 struct Disk {
     directory: PathBuf,
     imports: BTreeMap<String, String>,
+    plugins: BTreeMap<String, Value>,
     resources: Option<PathBuf>,
 }
 
 impl Disk {
     fn read(&self, path: &Path) -> Option<Source> {
         let text = std::fs::read_to_string(path).ok()?;
-        Some(Source { name: path.to_string_lossy().into_owned(), text })
+        Some(Source { name: path.to_string_lossy().into_owned(), text, catalogue: Catalogue::default() })
     }
 
     fn versioned(&self, directory: &Path, import: Import<'_>) -> Option<Source> {
@@ -37,7 +39,18 @@ impl Disk {
 impl Sources for Disk {
     fn load(&self, import: Import<'_>) -> Result<Source, SourceError> {
         if let Some(path) = self.imports.get(import.what) {
-            return self.read(Path::new(path)).ok_or_else(|| SourceError::Unreadable(format!("cannot read {path}")));
+            let mut source =
+                self.read(Path::new(path)).ok_or_else(|| SourceError::Unreadable(format!("cannot read {path}")))?;
+            if let Some(known) = self.plugins.get(import.what) {
+                let part = |name: &str| known.get(name).cloned().unwrap_or_else(|| json!({}));
+                let read = "the catalogue of a case is well formed";
+                source.catalogue = Catalogue {
+                    labels: serde_json::from_value(part("labels")).expect(read),
+                    blueprint_labels: serde_json::from_value(part("blueprint_labels")).expect(read),
+                    resource_tags: serde_json::from_value(part("resource_tags")).expect(read),
+                };
+            }
+            return Ok(source);
         }
         if has_scheme(import.what) {
             return Err(SourceError::Refused(format!("'{}' is not known", import.what)));
@@ -90,6 +103,10 @@ fn run(arguments: &[String]) -> Result<Value, Value> {
         imports: resolve
             .get("imports")
             .and_then(|imports| serde_json::from_value(imports.clone()).ok())
+            .unwrap_or_default(),
+        plugins: resolve
+            .get("plugins")
+            .and_then(|plugins| serde_json::from_value(plugins.clone()).ok())
             .unwrap_or_default(),
         resources: resolve["resources"].as_str().map(PathBuf::from),
     };

@@ -153,6 +153,12 @@ pub enum PrepareError {
         "Property type validation failed in 'inputs': input '{name}' type is '{expected}', yet it was assigned with the value '{value}'"
     )]
     InputType { name: String, expected: String, value: String },
+    #[error(
+        "Property type validation failed in 'inputs': an item of input '{name}' is '{value}', not of type '{expected}'"
+    )]
+    ItemType { name: String, expected: String, value: String },
+    #[error("Input {name} cannot be an intrinsic function and also have constraints")]
+    FunctionInput { name: String },
     #[error("Value {value} of input {name} violates constraint {constraint}")]
     InputConstraint { name: String, value: String, constraint: String },
     #[error("Required secrets: [{}] don't exist in this tenant", .0.join(", "))]
@@ -176,7 +182,8 @@ impl PrepareError {
         match self {
             Self::MissingInputs { .. } => ErrorClass::MissingInput,
             Self::UnknownInputs { .. } => ErrorClass::UnknownInput,
-            Self::InputType { .. } => ErrorClass::Parsing,
+            Self::InputType { .. } | Self::FunctionInput { .. } => ErrorClass::Parsing,
+            Self::ItemType { .. } => ErrorClass::Logic,
             Self::InputConstraint { .. } => ErrorClass::Constraint,
             Self::UnknownSecrets(_) => ErrorClass::UnknownSecret,
             Self::NoSecretStore => ErrorClass::UnsupportedSecret,
@@ -187,7 +194,12 @@ impl PrepareError {
 
     /// The number clients know this error by, where it has one.
     pub fn code(&self) -> Option<i16> {
-        matches!(self, Self::InputType { .. }).then_some(214)
+        match self {
+            Self::InputType { .. } => Some(214),
+            Self::FunctionInput { .. } => Some(213),
+            Self::ItemType { .. } => Some(105),
+            _ => None,
+        }
     }
 }
 

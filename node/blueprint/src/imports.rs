@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::errors::{CompileError, Compiled, ErrorClass, Position};
-use crate::sources::{Import, Source, SourceError, Sources, has_scheme};
+use crate::sources::{Catalogue, Import, Source, SourceError, Sources, has_scheme};
 use crate::version::DslVersion;
 use crate::yaml::{Key, Limits, Map, Node, Yaml, read};
 use crate::{basic_types, namespaces, shape};
@@ -152,9 +152,10 @@ impl Importer<'_> {
             ));
         }
         let node = read(&source.name, &source.text, self.limits, &mut self.budget)?;
+        let at = node.at.clone();
         let Yaml::Map(mut root) = node.yaml else {
             return Err(CompileError::value(
-                &node.at,
+                &at,
                 format!("an imported file must hold a mapping, this one holds a {}", node.kind()),
             ));
         };
@@ -171,6 +172,9 @@ impl Importer<'_> {
                 ),
             )
             .with_remedy("import the basic types without a namespace"));
+        }
+        if pending.what.starts_with("plugin:") {
+            set_catalogue(&mut root, &source.catalogue, &at);
         }
         if !basic && !pending.namespace.is_empty() {
             namespaces::prefix(&mut root, &pending.namespace);
@@ -206,9 +210,11 @@ impl Importer<'_> {
         let import = Import { what: &pending.what, from: &pending.from, dsl_version: &suffix };
         match self.sources.load(import) {
             Ok(source) => Ok(source),
-            Err(SourceError::NotFound) if pending.what == basic_types::IMPORT => {
-                Ok(Source { name: basic_types::IMPORT.to_owned(), text: basic_types::text(self.version) })
-            }
+            Err(SourceError::NotFound) if pending.what == basic_types::IMPORT => Ok(Source {
+                name: basic_types::IMPORT.to_owned(),
+                text: basic_types::text(self.version),
+                catalogue: Catalogue::default(),
+            }),
             Err(SourceError::Refused(reason))
                 if pending.what.starts_with("plugin:") || pending.what.starts_with("blueprint:") =>
             {
@@ -328,6 +334,34 @@ impl Importer<'_> {
             format!("Import failed: Could not merge '{section}' due to conflict on '{}'", key.name),
         )
         .with_remedy(format!("rename one of the two; the other is at {}", present.at)))
+    }
+}
+
+/// Labels and tags of a plugin are those it was uploaded with, not those of its file.
+fn set_catalogue(root: &mut Map, catalogue: &Catalogue, at: &Position) {
+    for section in FIRST_STAYS {
+        root.remove(section);
+    }
+    let node = |yaml| Node { at: at.clone(), yaml };
+    let key = |name: &str| Key { at: at.clone(), name: name.to_owned(), odd: None };
+    for (section, labels) in [("labels", &catalogue.labels), ("blueprint_labels", &catalogue.blueprint_labels)] {
+        let mut entries = Map::default();
+        for (name, values) in labels {
+            let values = values.iter().map(|value| node(Yaml::Text(value.clone()))).collect();
+            let mut entry = Map::default();
+            entry.insert(key("values"), node(Yaml::List(values)));
+            entries.insert(key(name), node(Yaml::Map(entry)));
+        }
+        if entries.len() > 0 {
+            root.insert(key(section), node(Yaml::Map(entries)));
+        }
+    }
+    if !catalogue.resource_tags.is_empty() {
+        let mut entries = Map::default();
+        for (name, value) in &catalogue.resource_tags {
+            entries.insert(key(name), node(Yaml::Text(value.clone())));
+        }
+        root.insert(key("resource_tags"), node(Yaml::Map(entries)));
     }
 }
 

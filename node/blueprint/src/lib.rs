@@ -29,6 +29,6 @@ pub use plan::{
     DeploymentPlan, InterDeploymentFunction, NodeCapabilities, Object, Operation, Plan, PlanNode, PlanRelationship,
     PlanVersion, Plugin, PrepareOptions, Requirements, Scalable, ScalingGroup, Secrets, Workflow,
 };
-pub use sources::{Import, MemorySources, Source, SourceError, Sources, has_scheme, relative_candidates};
+pub use sources::{Catalogue, Import, MemorySources, Source, SourceError, Sources, has_scheme, relative_candidates};
 pub use version::DslVersion;
 pub use yaml::Limits;

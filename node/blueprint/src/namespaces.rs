@@ -25,7 +25,7 @@ const PRIMITIVES: [&str; 18] = [
 ];
 
 /// Sections whose keys are names.
-const NAMED: [&str; 15] = [
+const NAMED: [&str; 16] = [
     "inputs",
     "plugins",
     "node_types",
@@ -41,6 +41,7 @@ const NAMED: [&str; 15] = [
     "policy_triggers",
     "labels",
     "blueprint_labels",
+    "resource_tags",
 ];
 
 /// Renames what `root` defines and every reference to it. `namespace` ends in `--`.

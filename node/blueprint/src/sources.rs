@@ -9,6 +9,16 @@ pub struct Source {
     /// `from` of its own imports.
     pub name: String,
     pub text: String,
+    /// What the catalogue holds for a `plugin:` import. It replaces the sections of the same names in the text.
+    pub catalogue: Catalogue,
+}
+
+/// Labels and tags of a plugin as it was uploaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Catalogue {
+    pub labels: BTreeMap<String, Vec<String>>,
+    pub blueprint_labels: BTreeMap<String, Vec<String>>,
+    pub resource_tags: BTreeMap<String, String>,
 }
 
 /// One import statement to be resolved.
@@ -65,7 +75,7 @@ impl Sources for MemorySources {
             .into_iter()
             .find_map(|name| {
                 let text = self.files.get(&name)?.clone();
-                Some(Source { name, text })
+                Some(Source { name, text, catalogue: Catalogue::default() })
             })
             .ok_or(SourceError::NotFound)
     }

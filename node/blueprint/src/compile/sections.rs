@@ -181,8 +181,12 @@ fn availability(node: &Node) -> Compiled<()> {
         for item in shape::list(node)? {
             let word = shape::text(item)?;
             if !["all", "partial", "none"].contains(&word) {
-                return Err(CompileError::shape(&item.at, format!("'{word}' is not a rule of node_instances_active"))
-                    .with_remedy("use all, partial or none"));
+                return Err(CompileError::logic(
+                    103,
+                    &item.at,
+                    format!("'{word}' is not a rule of node_instances_active"),
+                )
+                .with_remedy("use all, partial or none"));
             }
         }
     }

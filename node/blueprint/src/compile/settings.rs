@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Compiler;
 use crate::errors::{CompileError, Compiled, ErrorClass};
+use crate::functions::is_function;
 use crate::plan::Object;
 use crate::shape;
 
@@ -28,7 +29,9 @@ impl Compiler<'_> {
         }
         if let Some(node) = map.given("default_groups") {
             for item in shape::list(node)? {
-                shape::text(item)?;
+                if !is_function(&item.to_json()) {
+                    shape::text(item)?;
+                }
             }
             settings.insert("default_groups".into(), node.to_json());
         }

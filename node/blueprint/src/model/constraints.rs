@@ -69,8 +69,7 @@ pub(crate) fn check(node: &Node, version: Option<DslVersion>) -> Compiled<()> {
 
 fn fits(operator: &str, argument: &Value) -> bool {
     match operator {
-        "equal" => true,
-        "greater_than" | "greater_or_equal" | "less_than" | "less_or_equal" | "length" | "min_length"
+        "equal" | "greater_than" | "greater_or_equal" | "less_than" | "less_or_equal" | "length" | "min_length"
         | "max_length" => argument.is_number(),
         "in_range" => argument.as_array().is_some_and(|items| items.len() == 2 && items.iter().all(Value::is_number)),
         "valid_values" | "labels" | "tenants" => argument.is_array(),
@@ -80,8 +79,12 @@ fn fits(operator: &str, argument: &Value) -> bool {
     }
 }
 
-/// Whether text is a regular expression as far as brackets and repetitions go.
+/// Whether text is a regular expression. Look-around and back-references, which are not carried out here, are
+/// checked as far as brackets and repetitions go.
 pub(crate) fn is_regex(text: &str) -> bool {
+    if regex::Regex::new(text).is_ok() {
+        return true;
+    }
     let mut depth = 0usize;
     let mut in_class = false;
     let mut nothing_to_repeat = true;
@@ -131,9 +134,7 @@ pub(crate) fn holds(constraint: &Value, value: &Value) -> bool {
     else {
         return true;
     };
-    if is_function(argument) {
-        return true;
-    }
+    // Arguments that are functions are never evaluated, so nothing compares with them.
     let compare = |check: fn(f64, f64) -> bool| match (number(value), argument.as_f64()) {
         (Some(value), Some(argument)) => check(value, argument),
         _ => false,
@@ -165,6 +166,12 @@ pub(crate) fn holds(constraint: &Value, value: &Value) -> bool {
         "length" => length(|a, b| a == b),
         "min_length" => length(|a, b| a >= b),
         "max_length" => length(|a, b| a <= b),
+        "pattern" => match (value.as_str(), argument.as_str()) {
+            (Some(text), Some(pattern)) => {
+                regex::Regex::new(&format!("^(?:{pattern})")).map_or(true, |pattern| pattern.is_match(text))
+            }
+            _ => false,
+        },
         // What these ask for is known to the manager only.
         _ => true,
     }

@@ -121,14 +121,17 @@ fn property_at(
     depth: usize,
 ) -> Result<Option<Value>, Misfit> {
     let type_name = schema.get("type").and_then(Value::as_str);
-    let default = schema.get("default").filter(|value| !value.is_null());
+    let written = schema.get("default");
+    let default = written.filter(|value| !value.is_null());
     let required = schema.get("required") != Some(&Value::Bool(false));
     let is_data_type = type_name.is_some_and(|name| data_types.contains_key(name));
     let value = match (given, default) {
         (Some(given), Some(default)) if is_data_type => merged(default, given),
         (Some(given), _) => given.clone(),
         (None, Some(default)) => default.clone(),
-        (None, None) if is_data_type && !tolerant => Value::Object(Map::new()),
+        // A default of null is a value like any other, but fits every type.
+        (None, None) if written.is_some() => return Ok(Some(Value::Null)),
+        (None, None) if is_data_type => Value::Object(Map::new()),
         (None, None) if required && !tolerant => {
             return Err(Misfit::new(107, "a mandatory value is missing".into()));
         }
@@ -158,4 +161,30 @@ pub(crate) fn merged(default: &Value, given: &Value) -> Value {
         }
         _ => given.clone(),
     }
+}
+
+/// The defaults of a data type, fields without one left out; `None` when it is no data type.
+pub(crate) fn partial_default(type_name: &str, data_types: &Map<String, Value>) -> Option<Value> {
+    partial_at(type_name, data_types, 0)
+}
+
+fn partial_at(type_name: &str, data_types: &Map<String, Value>, depth: usize) -> Option<Value> {
+    let schemas = data_types.get(type_name)?.get("properties")?.as_object()?;
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    let mut found = Map::new();
+    for (name, schema) in schemas {
+        let inner =
+            schema.get("type").and_then(Value::as_str).and_then(|inner| partial_at(inner, data_types, depth + 1));
+        let value = match (schema.get("default"), inner) {
+            (Some(default), Some(inner)) => Some(merged(&inner, default)),
+            (Some(default), None) => Some(default.clone()),
+            (None, inner) => inner,
+        };
+        if let Some(value) = value {
+            found.insert(name.clone(), value);
+        }
+    }
+    Some(Value::Object(found))
 }

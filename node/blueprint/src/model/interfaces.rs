@@ -190,7 +190,15 @@ pub(crate) fn instantiate(
 ) -> Compiled<TypeInterfaces> {
     let mut all = TypeInterfaces::new();
     for (name, operations) in of_type {
-        let flat = operations.iter().map(|(name, operation)| (name.clone(), flattened(operation))).collect();
+        let mut flat = BTreeMap::new();
+        for (operation_name, operation) in operations {
+            let written = own.get(name).is_some_and(|operations| operations.contains_key(operation_name));
+            if !written {
+                let nothing = Declared::nothing(&operation.at);
+                let place = format!("'{owner}' operation '{name}.{operation_name}'");
+                flat.insert(operation_name.clone(), overlaid(operation, nothing, &place, types)?);
+            }
+        }
         all.insert(name.clone(), flat);
     }
     for (interface, operations) in own {
@@ -208,19 +216,6 @@ pub(crate) fn instantiate(
         }
     }
     Ok(all)
-}
-
-/// The type's operation with the defaults of its inputs.
-fn flattened(operation: &Declared) -> Declared {
-    let inputs = operation
-        .inputs
-        .iter()
-        .filter_map(|(name, schema)| {
-            let default = schema.get("default")?;
-            Some((name.clone(), with_type(default.clone(), schema)))
-        })
-        .collect();
-    Declared { inputs, ..operation.clone() }
 }
 
 /// Workers learn the declared type of a mapping from a `type` key in it.
@@ -283,17 +278,18 @@ impl<'a> Mapper<'a> {
     /// `place` names what is resolved in messages, `code` is what "cannot be resolved" is there.
     pub fn resolve(&self, text: &str, at: &Position, code: i16, place: &str) -> Compiled<Mapping<'a>> {
         let bare = text.rsplit_once("--").map_or(text, |(_, bare)| bare);
-        let path = [text, bare]
-            .into_iter()
-            .find(|path| path.contains("://") || (!path.contains('\n') && self.sources.has_file(path)));
-        if path.is_some() || text.contains('\n') {
+        let several_lines = text.trim_end().contains('\n');
+        let is_path =
+            text.contains("://") || (!several_lines && (self.sources.has_file(text) || self.sources.has_file(bare)));
+        if is_path || several_lines {
             let plugin = self.plugins.iter().find(|plugin| plugin.name.ends_with("script")).ok_or_else(|| {
                 CompileError::logic(61, at, format!("{place} is a script, but no script plugin is defined"))
                     .with_remedy("import cloudify/types/types.yaml")
             })?;
-            return Ok(match path {
-                Some(path) => Mapping::ScriptFile { plugin, path: path.to_owned() },
-                None => Mapping::ScriptText { plugin },
+            return Ok(if is_path {
+                Mapping::ScriptFile { plugin, path: text.to_owned() }
+            } else {
+                Mapping::ScriptText { plugin }
             });
         }
         let mut fitting = self.plugins.iter().filter_map(|plugin| {
@@ -424,11 +420,11 @@ pub(crate) fn script_parameter(mapping: &Mapping<'_>, text: &str) -> Option<(&'s
         Mapping::Task { .. } => None,
         Mapping::ScriptFile { path, .. } => Some((
             SCRIPT_PATH,
-            json!({"default": path, "description": "Workflow script executed by the script runner"}),
+            json!({"default": path, "description": "Workflow script executed by the script plugin"}),
         )),
         Mapping::ScriptText { .. } => Some((
             SCRIPT_SOURCE,
-            json!({"default": text, "description": "Workflow script executed by the script runner"}),
+            json!({"default": text, "description": "Workflow script executed by the script plugin"}),
         )),
     }
 }

@@ -66,7 +66,7 @@ pub(crate) fn read(section: &Node, types: &Types<'_>) -> Compiled<Vec<Plugin>> {
         let properties = match map.given("properties") {
             Some(node) => {
                 types.since("properties", DslVersion::V1_5, &node.at)?;
-                properties(node)?
+                properties(node, types)?
             }
             None => Object::new(),
         };
@@ -95,10 +95,13 @@ pub(crate) fn read(section: &Node, types: &Types<'_>) -> Compiled<Vec<Plugin>> {
     Ok(plugins)
 }
 
-fn properties(node: &Node) -> Compiled<Object> {
+fn properties(node: &Node, types: &Types<'_>) -> Compiled<Object> {
     let mut found = Object::new();
     for (key, node) in shape::map(node)?.iter() {
         let map = shape::fields(node, &["description", "type", "display_label", "value"])?;
+        if let Some(node) = map.given("type") {
+            types.check_type(node, 103)?;
+        }
         found.insert(key.name.clone(), Value::Object(map.to_json()));
     }
     Ok(found)

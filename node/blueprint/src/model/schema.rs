@@ -43,7 +43,8 @@ impl Types<'_> {
         }
     }
 
-    fn check_type(&self, node: &Node, unknown: i16) -> Compiled<()> {
+    /// A type name must be known; `unknown` is the code if it is not.
+    pub fn check_type(&self, node: &Node, unknown: i16) -> Compiled<()> {
         let name = shape::text(node)?;
         if OBJECTS.contains(&name) {
             let since = if name == "operation_name" { DslVersion::V1_5 } else { DslVersion::V1_4 };
@@ -120,9 +121,7 @@ impl Types<'_> {
         }
         let mut schema = Map::new();
         for (key, value) in map.iter() {
-            if !value.is_null() || key.name == "default" {
-                schema.insert(key.name.clone(), value.to_json());
-            }
+            schema.insert(key.name.clone(), value.to_json());
         }
         if kind == Kind::Input
             && schema.get("hidden") == Some(&Value::Bool(true))
@@ -185,6 +184,12 @@ impl Types<'_> {
             };
             if kind != Kind::Input {
                 continue;
+            }
+            // Clients know checked constraints without their messages.
+            if let Some(Value::Array(list)) = schema.get_mut("constraints") {
+                for constraint in list.iter_mut().filter_map(Value::as_object_mut) {
+                    constraint.remove("error_message");
+                }
             }
             let list = schema.get("constraints").and_then(Value::as_array);
             for constraint in list.into_iter().flatten() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::fit::{is_primitive, merged};
+use super::fit::{is_primitive, merged, partial_default};
 use super::interfaces::{TypeInterfaces, derive};
 use super::schema::{Kind, Types};
 use crate::errors::{CompileError, Compiled, Position};
@@ -177,8 +177,10 @@ pub(crate) fn data_types(section: &Node, version: Option<DslVersion>) -> Compile
         };
         let own = {
             let types = Types { version, data_types: &done, names: &|name| section.get(name).is_some() };
-            let properties = shape::required(map, "properties", &node.at)?;
-            types.schemas(properties, Kind::Property)?
+            match map.given("properties") {
+                Some(properties) => types.schemas(properties, Kind::Property)?,
+                None => Object::new(),
+            }
         };
         let parent = map
             .given("derived_from")
@@ -196,6 +198,7 @@ pub(crate) fn data_types(section: &Node, version: Option<DslVersion>) -> Compile
         done.insert(name.to_owned(), Value::Object(entry));
     }
     check_finished(&done, section, version)?;
+    complete_defaults(&mut done);
     Ok(done)
 }
 
@@ -211,6 +214,27 @@ fn check_finished(done: &Object, section: &Map, version: Option<DslVersion>) -> 
         types.check_defaults(&mut own, properties, Kind::Property)?;
     }
     Ok(())
+}
+
+/// Shows fields that are data types with the defaults of their types.
+fn complete_defaults(data_types: &mut Object) {
+    let known = data_types.clone();
+    for entry in data_types.values_mut() {
+        let Some(Value::Object(schemas)) = entry.get_mut("properties") else {
+            continue;
+        };
+        for schema in schemas.values_mut() {
+            let of_type = schema.get("type").and_then(Value::as_str).and_then(|name| partial_default(name, &known));
+            let (Some(of_type), Some(schema)) = (of_type, schema.as_object_mut()) else {
+                continue;
+            };
+            let complete = match schema.get("default").filter(|value| !value.is_null()) {
+                Some(own) => merged(&of_type, own),
+                None => of_type,
+            };
+            schema.insert("default".into(), complete);
+        }
+    }
 }
 
 /// A data type must not hold itself, at any depth.

@@ -1,5 +1,6 @@
 //! From a plan and inputs to a deployment.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
@@ -57,11 +58,15 @@ pub struct InterDeploymentFunction {
 struct Snapshot {
     inputs: Object,
     properties: HashMap<String, Object>,
+    /// Names of the inputs that were read.
+    read: RefCell<BTreeSet<String>>,
 }
 
 impl Attributes for Snapshot {
     fn input(&self, name: &str) -> Option<Value> {
-        self.inputs.get(name).cloned()
+        let value = self.inputs.get(name)?;
+        self.read.borrow_mut().insert(name.to_owned());
+        Some(value.clone())
     }
 
     fn properties(&self, node: &str) -> Option<Object> {
@@ -81,7 +86,9 @@ impl Plan {
     ) -> Result<DeploymentPlan, PrepareError> {
         let mut plan = self.clone();
         plan.inputs = self.fill_inputs(inputs, options.correct_types)?;
-        if !options.runtime_only {
+        if options.runtime_only {
+            plan.mark_functions();
+        } else {
             plan.evaluate()?;
         }
         plan.check_secrets(&options.secrets)?;
@@ -155,11 +162,18 @@ impl Plan {
         let items = value.as_array().filter(|_| listed).map_or(one, Vec::as_slice);
         for item in items {
             if let Some(item_type) = item_type.filter(|_| listed) {
-                model::fit(item_type, item, &self.data_types).map_err(|_| wrong(item_type, item))?;
+                model::fit(item_type, item, &self.data_types).map_err(|_| PrepareError::ItemType {
+                    name: name.to_owned(),
+                    expected: item_type.to_owned(),
+                    value: python_text(item),
+                })?;
             }
             let list = schema.get("constraints").and_then(Value::as_array);
             for constraint in list.into_iter().flatten() {
-                if !functions::is_function(item) && !constraints::holds(constraint, item) {
+                if functions::is_function(item) {
+                    return Err(PrepareError::FunctionInput { name: name.to_owned() });
+                }
+                if !constraints::holds(constraint, item) {
                     return Err(PrepareError::InputConstraint {
                         name: name.to_owned(),
                         value: python_text(item),
@@ -176,6 +190,7 @@ impl Plan {
         let mut known = Snapshot {
             inputs: self.inputs.clone(),
             properties: self.nodes.iter().map(|node| (node.name.clone(), node.properties.clone())).collect(),
+            read: RefCell::default(),
         };
         for node in &mut self.nodes {
             let scope = Scope { itself: Some(&node.name), ..Scope::default() };
@@ -212,7 +227,35 @@ impl Plan {
         for group in self.scaling_groups.values_mut() {
             evaluate_map(&mut group.properties, &known, nobody)?;
         }
+        // Defaults that were read are shown evaluated, except for a function that is the whole default.
+        let read = known.read.borrow().clone();
+        for name in read {
+            let Some(value) = self.inputs.get_mut(&name) else {
+                continue;
+            };
+            let whole = functions::as_function(value).map(|function| function.name.text());
+            match whole {
+                Some(function) => {
+                    if let Some(arguments) = value.get_mut(function) {
+                        *arguments = resolve(arguments, &known, nobody, false)?;
+                    }
+                }
+                None => *value = resolve(value, &known, nobody, false)?,
+            }
+        }
         Ok(())
+    }
+
+    /// Says of each operation whether functions are left in its inputs.
+    fn mark_functions(&mut self) {
+        for node in &mut self.nodes {
+            let of_relationships = node.relationships.iter_mut().flat_map(|relationship| {
+                relationship.source_operations.values_mut().chain(relationship.target_operations.values_mut())
+            });
+            for operation in node.operations.values_mut().chain(of_relationships) {
+                operation.has_intrinsic_functions = operation.inputs.values().any(functions::holds_function);
+            }
+        }
     }
 
     fn check_secrets(&self, secrets: &Secrets) -> Result<(), PrepareError> {

@@ -1,43 +1,144 @@
 //! Events of the YAML grammar to a tree.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use super::{Key, Limits, Map, Node, Yaml, scalar};
 use crate::errors::{CompileError, Compiled, ErrorClass, Position};
+
+/// Places of one file that are rewritten before it is read again.
+const MAX_REPAIRS: usize = 50;
+/// Larger files are not rewritten.
+const MAX_REPAIRED_BYTES: usize = 1 << 20;
 
 /// Reads one document. An empty file is an empty mapping.
 ///
 /// `budget` is what remains of [`Limits::values`] for this compilation.
 pub(crate) fn read(file: &str, text: &str, limits: &Limits, budget: &mut usize) -> Compiled<Node> {
     let file: Arc<str> = file.into();
-    let start = Position { file: file.clone(), line: 1, column: 1 };
     if text.len() > limits.file_bytes {
+        let start = Position { file, line: 1, column: 1 };
         return Err(syntax(&start, format!("the file has {} bytes, the limit is {}", text.len(), limits.file_bytes)));
     }
-    let mut tree =
-        Tree { file, anchors: HashMap::new(), open: Vec::new(), result: None, depth_limit: limits.depth, budget };
+    let mut text = Cow::Borrowed(text);
+    for _ in 0..MAX_REPAIRS {
+        let mut left = *budget;
+        let error = match read_once(&file, &text, limits, &mut left) {
+            Ok(node) => {
+                *budget = left;
+                return Ok(node);
+            }
+            Err(Failure::Refused(error)) => return Err(error),
+            Err(Failure::Grammar(error)) => error,
+        };
+        match repaired(&text, &error) {
+            Some(better) => text = Cow::Owned(better),
+            None => return Err(grammar(&file, &error)),
+        }
+    }
+    match read_once(&file, &text, limits, budget) {
+        Ok(node) => Ok(node),
+        Err(Failure::Refused(error)) => Err(error),
+        Err(Failure::Grammar(error)) => Err(grammar(&file, &error)),
+    }
+}
+
+enum Failure {
+    Grammar(ScanError),
+    Refused(Box<CompileError>),
+}
+
+fn grammar(file: &Arc<str>, error: &ScanError) -> Box<CompileError> {
+    let marker = error.marker();
+    syntax(&position(file, marker.line(), marker.col()), format!("Illegal yaml; {}", error.info()))
+}
+
+fn read_once(file: &Arc<str>, text: &str, limits: &Limits, budget: &mut usize) -> Result<Node, Failure> {
+    let start = Position { file: file.clone(), line: 1, column: 1 };
+    let mut tree = Tree {
+        file: file.clone(),
+        anchors: HashMap::new(),
+        open: Vec::new(),
+        result: None,
+        depth_limit: limits.depth,
+        budget,
+    };
     let mut documents = 0;
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| {
-            let marker = error.marker();
-            let at = tree.position(marker.line(), marker.col());
-            syntax(&at, format!("Illegal yaml; {}", error.info()))
-        })?;
+        let (event, span) = event.map_err(Failure::Grammar)?;
         if let Event::DocumentStart(_) = event {
             documents += 1;
             if documents > 1 {
-                let at = tree.position(span.start.line(), span.start.col());
-                return Err(
-                    syntax(&at, "expected a single document in the stream").with_remedy("keep one blueprint in a file")
-                );
+                let at = position(file, span.start.line(), span.start.col());
+                let error = syntax(&at, "expected a single document in the stream");
+                return Err(Failure::Refused(error.with_remedy("keep one blueprint in a file")));
             }
         }
-        tree.event(event, span)?;
+        tree.event(event, span).map_err(Failure::Refused)?;
     }
     Ok(tree.result.unwrap_or(Node { at: start, yaml: Yaml::Map(Map::default()) }))
+}
+
+fn position(file: &Arc<str>, line: usize, column: usize) -> Position {
+    Position {
+        file: file.clone(),
+        line: u32::try_from(line).unwrap_or(u32::MAX),
+        column: u32::try_from(column + 1).unwrap_or(u32::MAX),
+    }
+}
+
+/// Rewrites what YAML 1.1 allows and this grammar does not: quoted text whose further lines stand too far left, and
+/// `key:[` inside braces. Existing blueprints have both.
+fn repaired(text: &str, error: &ScanError) -> Option<String> {
+    if text.len() > MAX_REPAIRED_BYTES {
+        return None;
+    }
+    let marker = error.marker();
+    let line_start = text.split_inclusive('\n').take(marker.line().checked_sub(1)?).map(str::len).sum::<usize>();
+    let line = text[line_start..].lines().next()?;
+    let (within, mark) = line.char_indices().nth(marker.col())?;
+    let place = line_start + within;
+    if error.info().contains("invalid indentation in quoted scalar") && matches!(mark, '\'' | '"') {
+        let end = place + 1 + end_of_quoted(&text[place + 1..], mark)?;
+        let mut better = String::with_capacity(text.len() + 100);
+        better.push_str(&text[..place]);
+        for (i, part) in text[place..end].split('\n').enumerate() {
+            let part = if i == 0 { part } else { part.trim_start() };
+            if i > 0 {
+                better.push('\n');
+                if !part.is_empty() {
+                    better.extend(std::iter::repeat_n(' ', marker.col() + 1));
+                }
+            }
+            better.push_str(part);
+        }
+        better.push_str(&text[end..]);
+        return (better != text).then_some(better);
+    }
+    if error.info().contains("':' may not precede") && mark == ':' {
+        return Some(format!("{} {}", &text[..=place], &text[place + 1..]));
+    }
+    None
+}
+
+/// Bytes up to the closing mark.
+fn end_of_quoted(text: &str, mark: char) -> Option<usize> {
+    let mut chars = text.char_indices().peekable();
+    while let Some((i, c)) = chars.next() {
+        if c == '\\' && mark == '"' {
+            chars.next();
+        } else if c == mark {
+            if mark == '\'' && chars.peek().is_some_and(|(_, next)| *next == '\'') {
+                chars.next();
+            } else {
+                return Some(i);
+            }
+        }
+    }
+    None
 }
 
 fn syntax(at: &Position, message: impl Into<String>) -> Box<CompileError> {
@@ -75,16 +176,8 @@ enum OpenKind {
 }
 
 impl Tree<'_> {
-    fn position(&self, line: usize, column: usize) -> Position {
-        Position {
-            file: self.file.clone(),
-            line: u32::try_from(line).unwrap_or(u32::MAX),
-            column: u32::try_from(column + 1).unwrap_or(u32::MAX),
-        }
-    }
-
     fn event(&mut self, event: Event<'_>, span: Span) -> Compiled<()> {
-        let at = self.position(span.start.line(), span.start.col());
+        let at = position(&self.file, span.start.line(), span.start.col());
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
