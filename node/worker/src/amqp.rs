@@ -148,9 +148,9 @@ impl Session {
         }
     }
 
-    /// Deletes a reply queue that nobody waits on any more, if it is empty.
+    /// Deletes a reply queue if it is empty and nobody consumes it.
     pub(crate) async fn delete_queue(&self, queue: &str) {
-        let options = QueueDeleteOptions { if_empty: true, ..QueueDeleteOptions::default() };
+        let options = QueueDeleteOptions { if_empty: true, if_unused: true, ..QueueDeleteOptions::default() };
         let deleted = async {
             let channel = self.connection.create_channel().await?;
             channel.queue_delete(queue.into(), options).await?;

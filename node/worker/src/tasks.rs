@@ -31,6 +31,8 @@ struct Live {
     cancel: CancellationToken,
     address: Option<Address>,
     receipts: Vec<Receipt>,
+    /// Deliveries so far; each is owed a reply published after it came, since it may come from another broker.
+    asked: u64,
     /// Somebody asked again: offer the reply at once.
     again: Arc<Notify>,
 }
@@ -67,6 +69,7 @@ impl Tasks {
             cancel: CancellationToken::new(),
             address: entry.address.clone(),
             receipts: Vec::new(),
+            asked: 0,
             again: Arc::new(Notify::new()),
         };
         self.lock().insert(entry.task.clone(), live);
@@ -155,6 +158,7 @@ impl Tasks {
                     running.receipts.remove(0);
                 }
                 running.receipts.push(receipt);
+                running.asked += 1;
                 running.again.notify_one();
                 return;
             }
@@ -163,6 +167,7 @@ impl Tasks {
                 cancel: cancel.clone(),
                 address: address.clone(),
                 receipts: vec![receipt],
+                asked: 1,
                 again: Arc::new(Notify::new()),
             };
             live.insert(id.clone(), new);
@@ -270,25 +275,38 @@ impl Tasks {
     /// Offers a recorded result until a broker has it, then acknowledges the task.
     async fn settle(&self, mut entry: Entry) {
         let id = entry.task.clone();
-        let settled = match entry.ending.clone() {
-            Some(Ending::Reply(body)) => self.deliver(&id, body.to_string().as_bytes()).await,
-            Some(Ending::Silent) => {
-                self.forget_reply_queue(&id).await;
-                true
+        loop {
+            let asked = self.lock().get(&id).map(|live| live.asked);
+            let settled = match &entry.ending {
+                Some(Ending::Reply(body)) => self.deliver(&id, body.to_string().as_bytes()).await,
+                Some(Ending::Silent) => {
+                    self.forget_reply_queue(&id).await;
+                    true
+                }
+                None => false,
+            };
+            if !settled {
+                self.lock().remove(&id);
+                return;
             }
-            None => false,
-        };
-        if settled {
-            entry.settled = true;
-            if let Err(error) = self.shared.journal.write(entry).await {
-                // It stays unsettled in the journal: the next run offers it once more, which does no harm.
-                tracing::warn!(error = &error as &dyn std::error::Error, task = id, "record a settled task");
+            if !entry.settled {
+                entry.settled = true;
+                if let Err(error) = self.shared.journal.write(entry.clone()).await {
+                    // It stays unsettled in the journal: the next run offers it once more, which does no harm.
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, task = id, "record a settled task");
+                }
             }
-        }
-        let receipts = self.lock().remove(&id).map(|live| live.receipts).unwrap_or_default();
-        if settled {
-            for receipt in receipts {
-                receipt.ack().await;
+            let done = {
+                let mut live = self.lock();
+                let unasked = live.get(&id).is_none_or(|live| Some(live.asked) == asked);
+                if unasked { Some(live.remove(&id)) } else { None }
+            };
+            if let Some(live) = done {
+                for receipt in live.map(|live| live.receipts).unwrap_or_default() {
+                    receipt.ack().await;
+                }
+                break;
             }
         }
         self.shared.journal.prune().await;
@@ -340,7 +358,10 @@ impl Tasks {
 
     /// The execution of a cancelled operation is gone and with it whoever would empty its reply queue.
     async fn forget_reply_queue(&self, task: &str) {
-        let address = self.lock().get(task).and_then(|live| live.address.clone());
+        // Only a queue of that execution alone: an executor may take all its replies from one.
+        let address = self.lock().get(task).and_then(|live| {
+            live.address.clone().filter(|to| to.routing_key == format!("execution_responses_{}", live.execution))
+        });
         let session = self.session.borrow().clone();
         if let (Some(address), Some(session)) = (address, session) {
             session.delete_queue(&address.routing_key).await;

@@ -100,6 +100,8 @@ pub(crate) struct Failure {
     /// The class that was raised; the known one when it is that.
     pub(crate) raised: String,
     pub(crate) traceback: Option<String>,
+    /// Causes that came with it.
+    pub(crate) causes: Vec<Value>,
 }
 
 impl Failure {
@@ -142,6 +144,7 @@ impl Failure {
             http: None,
             raised: raised.to_owned(),
             traceback: None,
+            causes: Vec::new(),
         }
     }
 
@@ -165,6 +168,8 @@ impl Failure {
         };
         failure.raised = raised;
         failure.traceback = text(payload, "traceback");
+        let causes = payload.get("known_exception_type_kwargs").and_then(|kwargs| kwargs.get("causes"));
+        failure.causes = causes.and_then(Value::as_array).cloned().unwrap_or_default();
         failure
     }
 
@@ -182,14 +187,14 @@ impl Failure {
             (Known::Http, Some((url, code))) => json!([url, code]),
             _ => json!([]),
         };
+        let mut causes = self.causes.clone();
+        causes.push(json!({"type": self.raised, "message": self.message, "traceback": self.traceback}));
         let mut payload = json!({
             "exception_type": self.known.name(),
             "message": message,
             "known_exception_type": self.known.name(),
             "known_exception_type_args": args,
-            "known_exception_type_kwargs": {
-                "causes": [{"type": self.raised, "message": self.message, "traceback": self.traceback}],
-            },
+            "known_exception_type_kwargs": {"causes": causes},
             "append_message": self.known == Known::Http,
         });
         if self.known != Known::Retry {

@@ -130,7 +130,7 @@ impl Operation {
             ("CLOUDIFY_DISPATCH".into(), "true".into()),
             ("AGENT_WORK_DIR".into(), show(self.home.work())),
             ("AGENT_LOG_DIR".into(), show(self.home.work())),
-            ("AGENT_LOG_LEVEL".into(), "info".into()),
+            ("AGENT_LOG_LEVEL".into(), "INFO".into()),
             ("AGENT_LOG_MAX_BYTES".into(), (5 << 20).to_string()),
             ("AGENT_LOG_MAX_HISTORY".into(), "7".into()),
             ("REST_HOST".into(), self.rest_target.hosts.join(",")),
