@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use quorate_store::{open_epoch, testing};
+use quorate_store::{PgPool, open_epoch, testing};
 use quorate_types::NodeId;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,6 +21,8 @@ pub const ADMIN_PASSWORD: &str = "admin-password";
 pub struct TestApp {
     /// Bootstrapped.
     pub app: App,
+    /// Its database, for what the app itself never does.
+    pub pool: PgPool,
     /// Woken when executions are waiting.
     pub executor: Arc<Notify>,
     /// The resources directory.
@@ -51,9 +53,9 @@ pub async fn app_of(addresses: &[IpAddr]) -> TestApp {
     let pool = testing::pool().await;
     open_epoch(&pool, testing::EPOCH).await.expect("open the epoch");
     let resources_root = resources.path().to_owned();
-    let app = App::new(AppSettings { pool, epoch: testing::EPOCH, resources_root, ports });
+    let app = App::new(AppSettings { pool: pool.clone(), epoch: testing::EPOCH, resources_root, ports });
     app.bootstrap(ADMIN_PASSWORD).await.expect("bootstrap");
-    TestApp { app, executor, resources }
+    TestApp { app, pool, executor, resources }
 }
 
 /// A deployment with one instance of each node, as `quorate_store::testing::deployment` describes them, and the

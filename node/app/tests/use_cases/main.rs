@@ -1,0 +1,4 @@
+//! Use cases over a real database.
+
+mod epochs;
+mod logins;
