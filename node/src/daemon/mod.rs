@@ -49,8 +49,9 @@ pub fn main(config: Config) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_env_filter(
+            // openraft calls every unreachable peer an error, many times a second; what is fatal ends the daemon.
             tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")
-                .unwrap_or_else(|_| "info,openraft=error,foca=warn,lapin=error".into()),
+                .unwrap_or_else(|_| "info,openraft=off,foca=warn,lapin=error,sqlx=warn".into()),
         )
         .init();
     let identity = Identity::load(&config.data_dir)

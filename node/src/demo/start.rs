@@ -42,14 +42,13 @@ pub async fn start(layout: &Layout, nodes: Option<u8>, detach: bool, as_json: bo
     } else {
         start_new(layout, nodes.unwrap_or(NODES), &mut progress).await?
     };
-    let result = prove(&demo, &mut progress).await;
-    let proof = match result {
+    let proof = match prove(&demo, &mut progress).await {
         Ok(proof) => proof,
         Err(error) => {
-            return Err(error.context(format!(
-                "the nodes stay up for a look: logs are in {}/n*/node.log, `quorate demo stop` ends them",
-                demo.dir.display()
-            )));
+            drop(progress);
+            eprintln!("The nodes stay up for a look: their logs are {}/n*/node.log;", demo.dir.display());
+            eprintln!("`quorate demo stop` ends them.");
+            return Err(error);
         }
     };
     show::access(&demo, &proof, as_json)?;

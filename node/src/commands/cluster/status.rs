@@ -60,7 +60,8 @@ fn row(node: &NodeView) -> Vec<Cell> {
         role,
         Cell::new(node.epoch),
         Cell::new(if node.voter { "yes" } else { "no" }),
-        text(node.position.map(|position| position.to_string())),
+        // The active node's own position moves with every commit; standbys are compared with it by their lag.
+        text(node.position.filter(|_| node.role != "active").map(|position| position.to_string())),
         text(node.lag_bytes.map(|bytes| format!("{bytes} B"))),
         Cell::new(&node.note),
     ]
