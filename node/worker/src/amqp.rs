@@ -282,7 +282,11 @@ async fn serve(
         match delivery {
             Some(Ok(delivery)) => {
                 let address = delivery.properties.reply_to().as_ref().map(|reply_to| Address {
-                    exchange: delivery.exchange.to_string(),
+                    // Through the fanout a reply would reach every worker and not the one who asked.
+                    exchange: match delivery.exchange.as_str() {
+                        MANAGEMENT_SERVICE => String::new(),
+                        other => other.to_owned(),
+                    },
                     routing_key: reply_to.to_string(),
                     correlation_id: delivery.properties.correlation_id().as_ref().map(ToString::to_string),
                 });

@@ -175,13 +175,17 @@ impl Journal {
     pub(crate) async fn prune(&self) {
         let forgotten = {
             let mut known = self.lock();
+            let oldest = now().saturating_sub(KEPT_FOR.as_secs());
+            let is_old = |known: &Known| known.phase == Phase::Ended && known.changed_at < oldest;
+            if known.len() <= KEPT_MAX && !known.values().any(is_old) {
+                return;
+            }
             let mut ended: Vec<(u64, String)> = known
                 .iter()
                 .filter(|(_, known)| known.phase == Phase::Ended)
                 .map(|(task, known)| (known.changed_at, task.clone()))
                 .collect();
             ended.sort_unstable();
-            let oldest = now().saturating_sub(KEPT_FOR.as_secs());
             let surplus = ended.len().saturating_sub(KEPT_MAX);
             let forgotten: Vec<String> = ended
                 .into_iter()

@@ -276,19 +276,18 @@ impl Tasks {
     async fn settle(&self, mut entry: Entry) {
         let id = entry.task.clone();
         loop {
-            let asked = self.lock().get(&id).map(|live| live.asked);
-            let settled = match &entry.ending {
+            let answered = match &entry.ending {
                 Some(Ending::Reply(body)) => self.deliver(&id, body.to_string().as_bytes()).await,
                 Some(Ending::Silent) => {
                     self.forget_reply_queue(&id).await;
-                    true
+                    Some(u64::MAX)
                 }
-                None => false,
+                None => None,
             };
-            if !settled {
+            let Some(answered) = answered else {
                 self.lock().remove(&id);
                 return;
-            }
+            };
             if !entry.settled {
                 entry.settled = true;
                 if let Err(error) = self.shared.journal.write(entry.clone()).await {
@@ -299,7 +298,7 @@ impl Tasks {
             }
             let done = {
                 let mut live = self.lock();
-                let unasked = live.get(&id).is_none_or(|live| Some(live.asked) == asked);
+                let unasked = live.get(&id).is_none_or(|live| live.asked <= answered);
                 if unasked { Some(live.remove(&id)) } else { None }
             };
             if let Some(live) = done {
@@ -312,31 +311,30 @@ impl Tasks {
         self.shared.journal.prune().await;
     }
 
-    /// `false` when the worker stops first.
-    async fn deliver(&self, task: &str, body: &[u8]) -> bool {
+    /// How many deliveries the reply answers; `None` when the worker stops first.
+    async fn deliver(&self, task: &str, body: &[u8]) -> Option<u64> {
         let mut session = self.session.clone();
         let mut pause = PAUSE_MIN;
         let mut unroutable_since: Option<Instant> = None;
         loop {
-            let Some((Some(address), again)) =
-                self.lock().get(task).map(|live| (live.address.clone(), live.again.clone()))
-            else {
-                return true;
-            };
+            let again = self.lock().get(task).map(|live| live.again.clone())?;
             let connected = tokio::select! {
-                () = self.shared.stop.cancelled() => return false,
+                () = self.shared.stop.cancelled() => return None,
                 connected = session.wait_for(Option::is_some) => connected.ok().and_then(|session| session.clone()),
             };
-            let Some(connected) = connected else { return false };
+            let connected = connected?;
+            let (address, asked) = self.lock().get(task).map(|live| (live.address.clone(), live.asked))?;
+            // Nobody wants a reply.
+            let Some(address) = address else { return Some(asked) };
             match connected.publish(&address, body).await {
-                Ok(Published::Stored) => return true,
+                Ok(Published::Stored) => return Some(asked),
                 Ok(Published::Unroutable) => {
                     // The one who waits has not declared its queue on this broker yet, or is gone for good. The
                     // journal holds the result, so the message may go; whoever asks again is answered at once.
                     let since = *unroutable_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > UNROUTABLE_MAX {
                         tracing::warn!(task, "nobody waits for this result, it stays in the journal");
-                        return true;
+                        return Some(asked);
                     }
                     let receipts = self.lock().get_mut(task).map(|live| std::mem::take(&mut live.receipts));
                     for receipt in receipts.unwrap_or_default() {
@@ -348,7 +346,7 @@ impl Tasks {
                 }
             }
             tokio::select! {
-                () = self.shared.stop.cancelled() => return false,
+                () = self.shared.stop.cancelled() => return None,
                 () = again.notified() => pause = PAUSE_MIN,
                 _ = session.changed() => pause = PAUSE_MIN,
                 () = sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),

@@ -29,6 +29,7 @@ async fn operations_run_once_and_are_answered_whatever_dies() {
         a_task_delivered_again_is_not_run_again(&first),
         a_killed_worker_ends_its_leftovers_and_begins_anew(&first),
         another_authority_is_not_trusted(&first),
+        management_workers_share_operations_and_all_hear_services(&first),
     );
     a_result_reaches_the_next_broker(&first, &second).await;
     second.broker.stop().await.expect("stop");
@@ -321,6 +322,43 @@ async fn a_killed_worker_ends_its_leftovers_and_begins_anew(broker: &TestBroker)
     assert_eq!(journal(dir.path().join("worker/journal"), "k1")["attempt"], 2);
     worker.kill().expect("kill");
     worker.wait().expect("wait");
+}
+
+async fn management_workers_share_operations_and_all_hear_services(broker: &TestBroker) {
+    let name = "cloudify.management";
+    let manager = Manager::start("127.32.0.21").await;
+    manager.world().operations.insert("g0".into(), "sent".into());
+    let workers = [(); 2].map(|()| TestWorker::start(name, broker.address(), &broker.ca, &manager, None));
+    let engine = Engine::connect(name, broker.address(), &broker.ca).await;
+    for task in ["g0", "g1", "g2", "g3"] {
+        let reply = engine.run(task, json!({"script_source": "echo $greeting there", "greeting": "hi"})).await;
+        assert_eq!(reply, json!({"ok": true, "result": null}));
+    }
+    let world = manager.world().calls.clone();
+    let report = world.iter().find(|call| call.body["state"] == "started").expect("a report");
+    assert!(report.body["manager_name"].is_string() && report.body["agent_name"].is_null(), "{}", report.body);
+    let journals = || workers.each_ref().map(|worker| worker.dir.path().join("journal"));
+    let held = |task: &str| journals().into_iter().filter(|dir| !journal(dir.clone(), task).is_null()).count();
+    assert_eq!(["g0", "g1", "g2", "g3"].map(held), [1, 1, 1, 1], "each task is begun by one of them");
+    // Both have made their service queues by now or do so soon; each is asked and answers.
+    until("both serve", || workers.iter().all(|worker| worker.dir.path().join("instance").exists())).await;
+    for worker in &workers {
+        let instance = fs::read_to_string(worker.dir.path().join("instance")).expect("read");
+        let queue = format!("cloudify-mgmtworker-service-{instance}_service");
+        for _ in 0..200 {
+            if engine.has_queue(&queue).await {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    engine.service("ping", json!({}), Some("management_response_1")).await;
+    for _ in &workers {
+        assert!(engine.take("management_response_1").await.1["time"].as_f64().is_some());
+    }
+    for worker in workers {
+        worker.stop().await;
+    }
 }
 
 async fn another_authority_is_not_trusted(broker: &TestBroker) {

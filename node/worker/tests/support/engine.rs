@@ -108,7 +108,9 @@ impl Engine {
             properties = properties.with_reply_to(queue.into());
         }
         let body = json!({"service_task": {"task_name": task_name, "kwargs": kwargs}});
-        self.publish(&self.worker, "service", &body, properties).await;
+        let exchange =
+            if self.worker == "cloudify.management" { "cloudify-mgmtworker-service" } else { self.worker.as_str() };
+        self.publish(exchange, "service", &body, properties).await;
     }
 
     async fn publish(&self, exchange: &str, key: &str, body: &Value, properties: BasicProperties) {
