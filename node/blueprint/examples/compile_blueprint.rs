@@ -4,70 +4,16 @@
 //!
 //! Prints `{"plan": …, "deployment_plan": …}`, or `{"error", "code", "message", "stage"}` with exit status 1.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use quorate_blueprint::{
-    Catalogue, CompileOptions, DeploymentPlan, Import, PrepareOptions, Secrets, Source, SourceError, Sources, compile,
-    has_scheme,
-};
+use quorate_blueprint::{CompileOptions, DeploymentPlan, PrepareOptions, Secrets, compile};
 use serde_json::{Map, Value, json};
 
-struct Disk {
-    directory: PathBuf,
-    imports: BTreeMap<String, String>,
-    plugins: BTreeMap<String, Value>,
-    resources: Option<PathBuf>,
-}
+#[path = "../tests/support/disk.rs"]
+mod disk;
 
-impl Disk {
-    fn read(&self, path: &Path) -> Option<Source> {
-        let text = std::fs::read_to_string(path).ok()?;
-        Some(Source { name: path.to_string_lossy().into_owned(), text, catalogue: Catalogue::default() })
-    }
-
-    fn versioned(&self, directory: &Path, import: Import<'_>) -> Option<Source> {
-        let path = directory.join(import.what);
-        let stem = path.file_stem()?.to_string_lossy().into_owned();
-        let extension = path.extension()?.to_string_lossy().into_owned();
-        let versioned = path.with_file_name(format!("{stem}_{}.{extension}", import.dsl_version));
-        self.read(&versioned).or_else(|| self.read(&path))
-    }
-}
-
-impl Sources for Disk {
-    fn load(&self, import: Import<'_>) -> Result<Source, SourceError> {
-        if let Some(path) = self.imports.get(import.what) {
-            let mut source =
-                self.read(Path::new(path)).ok_or_else(|| SourceError::Unreadable(format!("cannot read {path}")))?;
-            if let Some(known) = self.plugins.get(import.what) {
-                let part = |name: &str| known.get(name).cloned().unwrap_or_else(|| json!({}));
-                let read = "the catalogue of a case is well formed";
-                source.catalogue = Catalogue {
-                    labels: serde_json::from_value(part("labels")).expect(read),
-                    blueprint_labels: serde_json::from_value(part("blueprint_labels")).expect(read),
-                    resource_tags: serde_json::from_value(part("resource_tags")).expect(read),
-                };
-            }
-            return Ok(source);
-        }
-        if has_scheme(import.what) {
-            return Err(SourceError::Refused(format!("'{}' is not known", import.what)));
-        }
-        let from = Path::new(import.from).parent().unwrap_or(Path::new(""));
-        self.read(&from.join(import.what))
-            .or_else(|| {
-                let resources = self.resources.as_ref()?;
-                self.versioned(resources, import)
-            })
-            .ok_or(SourceError::NotFound)
-    }
-
-    fn has_file(&self, path: &str) -> bool {
-        self.directory.join(path).is_file()
-    }
-}
+use disk::Disk;
 
 fn json_file(arguments: &[String], flag: &str) -> Value {
     let place = arguments.iter().position(|argument| argument == flag);
@@ -98,18 +44,7 @@ fn run(arguments: &[String]) -> Result<Value, Value> {
     let main = arguments.first().ok_or_else(|| failure("usage", None, "name a blueprint file".into(), "parse"))?;
     let resolve = json_file(arguments, "--resolve");
     let options = json_file(arguments, "--options");
-    let disk = Disk {
-        directory: Path::new(main).parent().unwrap_or(Path::new("")).to_owned(),
-        imports: resolve
-            .get("imports")
-            .and_then(|imports| serde_json::from_value(imports.clone()).ok())
-            .unwrap_or_default(),
-        plugins: resolve
-            .get("plugins")
-            .and_then(|plugins| serde_json::from_value(plugins.clone()).ok())
-            .unwrap_or_default(),
-        resources: resolve["resources"].as_str().map(PathBuf::from),
-    };
+    let disk = Disk::new(Path::new(main), &resolve);
     let flag = |name: &str| options.get(name).and_then(Value::as_bool);
     let compile_options =
         CompileOptions { check_versions: flag("validate_version").unwrap_or(true), ..CompileOptions::default() };
