@@ -32,6 +32,20 @@ impl Cluster {
     /// # Errors
     /// When any of that fails; the logs are quoted.
     pub fn start(number: u8, nodes: u8) -> Result<Self> {
+        let mut cluster = Self::start_one_of(number, nodes)?;
+        for host in 2..=nodes {
+            cluster.join(1, host)?;
+            cluster.start_daemon(host)?;
+        }
+        cluster.wait_until_whole()?;
+        Ok(cluster)
+    }
+
+    /// Makes a bed and founds a cluster on its first host; the others have a configuration only.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_one_of(number: u8, nodes: u8) -> Result<Self> {
         let bed = Bed::new(number, nodes)?;
         let daemons = (0..nodes).map(|_| None).collect();
         let mut cluster = Self { bed, binary: binary()?, nodes, daemons, password: String::new() };
@@ -43,11 +57,6 @@ impl Cluster {
         made["password"].as_str().context("init prints the password")?.clone_into(&mut cluster.password);
         cluster.start_daemon(1)?;
         cluster.wait("the first node serves", |view| view["serving"] == true)?;
-        for host in 2..=nodes {
-            cluster.join(1, host)?;
-            cluster.start_daemon(host)?;
-        }
-        cluster.wait_until_whole()?;
         Ok(cluster)
     }
 
@@ -196,6 +205,15 @@ impl Cluster {
             fs::remove_dir_all(disk.join(dir)).with_context(|| format!("wipe {dir} of host {host}"))?;
         }
         Ok(())
+    }
+
+    /// Removes what makes a node a member.
+    ///
+    /// # Errors
+    /// When the files cannot be removed.
+    pub fn wipe_identity(&mut self, host: u8) -> Result<()> {
+        let keys = self.bed.disk(host)?.join("data/pki");
+        fs::remove_dir_all(&keys).with_context(|| format!("remove {}", keys.display()))
     }
 
     /// The cluster as one host sees it.

@@ -126,6 +126,8 @@ impl Edge {
                     let request = Request::from_parts(head.clone(), body);
                     tokio::select! {
                         response = router.oneshot(request) => match response {
+                            // The database went before the reign did: whoever only reads may wait and ask again.
+                            Ok(response) if safe && lost_its_database(response.status()) => Attempt::NotReached,
                             Ok(response) => Attempt::Done(response),
                             Err(never) => match never {},
                         },
@@ -160,6 +162,10 @@ impl Edge {
             }
         }
     }
+}
+
+fn lost_its_database(status: StatusCode) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// A body that can be sent again when it is small, once when it is a stream.
