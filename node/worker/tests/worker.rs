@@ -29,6 +29,7 @@ async fn operations_run_once_and_are_answered_whatever_dies() {
         a_task_delivered_again_is_not_run_again(&first),
         a_killed_worker_ends_its_leftovers_and_begins_anew(&first),
         another_authority_is_not_trusted(&first),
+        an_operation_outlives_its_manager_and_hides_its_token(&first),
         management_workers_share_operations_and_all_hear_services(&first),
     );
     a_result_reaches_the_next_broker(&first, &second).await;
@@ -202,6 +203,7 @@ async fn ends_are_told_apart(broker: &TestBroker) {
         ("ctx retry-operation again || exit 1", retry, json!([null]), "again"),
         ("ctx abort-operation 'no way'; exit 1", fatal, json!([]), "no way"),
         ("ctx returns 1; ctx returns 2; true", fatal, json!([]), "only abort or return once"),
+        ("head -c 300000 /dev/zero | tr '\\0' x; exit 4", recoverable, json!([null]), "exit_code: 4, stdout: xxx"),
         ("kill -9 $$", recoverable, json!([null]), "exit_code: "),
     ]
     .into_iter()
@@ -359,6 +361,35 @@ async fn management_workers_share_operations_and_all_hear_services(broker: &Test
     for worker in workers {
         worker.stop().await;
     }
+}
+
+async fn an_operation_outlives_its_manager_and_hides_its_token(broker: &TestBroker) {
+    let manager = Manager::start("127.32.0.22").await;
+    manager.world().operations.insert("o1".into(), "sent".into());
+    let worker = TestWorker::start("outlive_1", broker.address(), &broker.ca, &manager, None);
+    let engine = Engine::connect("outlive_1", broker.address(), &broker.ca).await;
+    let (marker, go) = (worker.dir.path().join("marker"), worker.dir.path().join("go"));
+    let script = format!(
+        "#!/bin/bash\nctx instance runtime-properties argv \"$(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' |\
+         grep -c 'the-toke[n]')\"\nctx instance runtime-properties env \"$(env | grep -c 'the-toke[n]')\"\n\
+         touch {}\nwhile [ ! -e {} ]; do sleep 0.02; done\necho ended\n",
+        marker.display(),
+        go.display()
+    );
+    engine.send("o1", &engine.message("o1", json!({"script_source": script}), json!({}))).await;
+    until("it runs", || marker.exists()).await;
+    manager.world().is_away = true;
+    fs::write(&go, "").expect("write");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(engine.no_reply().await, "its runtime properties are not stored yet");
+    manager.world().is_away = false;
+    assert_eq!(engine.reply("o1").await, json!({"ok": true, "result": null}));
+    assert_eq!(manager.properties("web_1"), json!({"argv": "0", "env": "0"}));
+    assert_eq!(manager.states("o1").last().map(String::as_str), Some("response-sent"));
+    assert!(manager.lines().iter().any(|line| line == "info: <out> ended"), "{:?}", manager.lines());
+    let journal = journal(worker.dir.path().join("journal"), "o1");
+    assert!(!journal.to_string().contains("the-token"), "{journal}");
+    worker.stop().await;
 }
 
 async fn another_authority_is_not_trusted(broker: &TestBroker) {

@@ -41,6 +41,8 @@ pub struct World {
     /// States of stored operations; the others are unknown.
     pub operations: HashMap<String, String>,
     pub execution_status: Option<String>,
+    /// Answers like a manager without a database.
+    pub is_away: bool,
 }
 
 #[derive(Clone)]
@@ -139,6 +141,9 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request<Body>) 
 
 fn act(world: &mut World, call: &Call) -> (StatusCode, Value) {
     let missing = (StatusCode::NOT_FOUND, json!({"message": "not found", "error_code": "not_found_error"}));
+    if world.is_away {
+        return (StatusCode::SERVICE_UNAVAILABLE, json!({"message": "no primary yet"}));
+    }
     // The original names no tenant when it downloads.
     let is_download = call.path.starts_with("/resources/");
     if call.token != "the-token" || (call.tenant != "default_tenant" && !is_download) {
