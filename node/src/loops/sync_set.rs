@@ -54,7 +54,10 @@ async fn round(
         *provided = Some((epoch, members));
     }
     let replicas = keeper.replicas().await?;
-    let in_effect = keeper.sync_in_effect().await?;
+    let Some(in_effect) = keeper.sync_in_effect().await? else {
+        warn!(%epoch, "it is not known what commits wait for, making sure");
+        return keeper.settle_sync().await;
+    };
     local.report_sync(in_effect.clone(), replicas.iter().map(|r| (r.node, r.lag_bytes)).collect());
     let caught_up: BTreeSet<NodeId> =
         replicas.iter().filter(|r| r.streams && r.lag_bytes <= LAG_BYTES_MAX).map(|r| r.node).collect();
@@ -63,6 +66,10 @@ async fn round(
         Some(Step::SetPostgres(sync)) => {
             info!(%epoch, num_sync = sync.num_sync, members = ?sync.members, "commits wait for another set");
             keeper.set_sync(&sync).await?;
+        }
+        // Older commits may still be on their way to those that elections would hear then.
+        Some(Step::Agree(sync)) if sync == in_effect && !keeper.confirm_sync(&sync).await? => {
+            debug!(%epoch, "the new synchronous set does not have everything yet");
         }
         Some(Step::Agree(sync)) => {
             info!(%epoch, num_sync = sync.num_sync, members = ?sync.members, "elections count with another set");

@@ -8,13 +8,17 @@ use crate::error::PostgresError;
 use crate::lineage::write_synced;
 use crate::roles::{MANAGER_ROLE, REPLICATION_GROUP, REWIND_ROLE, replication_role};
 
+/// A synchronous set that nobody can be in.
+const NOBODY: &str = "ANY 1 (nobody)";
+
 /// The part that changes while the server runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dynamic {
     /// Whether the walreceiver may connect to the upstream socket.
     pub follows: bool,
-    /// What commits wait for.
-    pub sync: SyncSet,
+    /// What commits wait for; only a primary's. A standby names somebody who does not exist: the flag that makes
+    /// commits wait is then up when it is promoted.
+    pub sync: Option<SyncSet>,
 }
 
 impl Keeper {
@@ -105,7 +109,7 @@ impl Keeper {
         let slot = if dynamic.follows { node.to_string() } else { String::new() };
         let text = format!(
             "primary_conninfo = '{conninfo}'\nprimary_slot_name = '{slot}'\nsynchronous_standby_names = '{}'\n",
-            Self::sync_names(&dynamic.sync)
+            dynamic.sync.as_ref().map_or_else(|| NOBODY.to_owned(), Self::sync_names)
         );
         self.write("dynamic.conf", &text)
     }

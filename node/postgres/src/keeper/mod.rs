@@ -5,6 +5,7 @@ mod copy;
 mod primary;
 mod standby;
 mod start;
+mod sync;
 
 pub use primary::Replica;
 
@@ -35,6 +36,8 @@ pub struct Keeper {
     process: std::sync::Mutex<Option<Process>>,
     /// What the changing part of the configuration says.
     conf: Mutex<conf::Dynamic>,
+    /// What commits are known to wait for.
+    synced: std::sync::Mutex<sync::Synced>,
     throne: Throne,
     upstream: Upstream,
 }
@@ -64,6 +67,7 @@ impl Keeper {
             spawner,
             process: std::sync::Mutex::new(None),
             conf: Mutex::new(conf::Dynamic::default()),
+            synced: std::sync::Mutex::default(),
             throne: Throne::default(),
             upstream: Upstream::default(),
             settings,
@@ -152,17 +156,6 @@ impl Keeper {
         let names: Vec<String> = sync.members.iter().map(ToString::to_string).collect();
         format!("ANY {} ({})", sync.num_sync, names.join(", "))
     }
-
-    /// Reads such names back. `None`: somebody else wrote them.
-    fn parse_sync_names(text: &str, me: NodeId) -> Option<SyncSet> {
-        if text.trim().is_empty() {
-            return Some(SyncSet { num_sync: 0, members: [me].into() });
-        }
-        let (number, names) = text.trim().strip_prefix("ANY ")?.split_once('(')?;
-        let members =
-            names.strip_suffix(')')?.split(',').map(|name| name.trim().parse().ok()).collect::<Option<_>>()?;
-        Some(SyncSet { num_sync: number.trim().parse().ok()?, members })
-    }
 }
 
 fn text(rows: &Rows, column: usize) -> Option<&str> {
@@ -174,13 +167,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn synchronous_names_survive_the_round_trip() {
-        let me = NodeId(1);
-        let set = SyncSet { num_sync: 1, members: (1..=3).map(NodeId).collect() };
-        let names = Keeper::sync_names(&set);
-        assert_eq!(names, "ANY 1 (n1, n2, n3)");
-        assert_eq!(Keeper::parse_sync_names(&names, me), Some(set));
-        assert_eq!(Keeper::parse_sync_names("", me), Some(SyncSet { num_sync: 0, members: [me].into() }));
-        assert_eq!(Keeper::parse_sync_names("*", me), None);
+    fn commits_of_a_single_node_wait_for_nobody() {
+        let set = |num_sync, last| SyncSet { num_sync, members: (1..=last).map(NodeId).collect() };
+        assert_eq!(Keeper::sync_names(&set(1, 3)), "ANY 1 (n1, n2, n3)");
+        assert_eq!(Keeper::sync_names(&set(0, 1)), "");
     }
 }

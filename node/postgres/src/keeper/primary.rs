@@ -15,10 +15,6 @@ use crate::roles::{DATABASE, MANAGER_ROLE, bootstrap};
 const PROMOTE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a statement that waits for standbys may take.
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
-/// Walsenders look at a changed configuration in their next cycle, at the latest after this.
-const RELOAD_SETTLES: Duration = Duration::from_millis(150);
-/// How long a changed synchronous set may take to be in effect.
-const SYNC_LIMIT: Duration = Duration::from_secs(5);
 
 /// One standby as the primary sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +41,7 @@ impl Keeper {
         {
             let mut conf = self.conf.lock().await;
             conf.follows = false;
-            conf.sync = sync.clone();
+            conf.sync = Some(sync.clone());
             self.write_dynamic_conf(&conf)?;
             self.reload();
         }
@@ -80,6 +76,7 @@ impl Keeper {
         let timeline = self.position().await?.timeline;
         let start = self.start_of(timeline)?;
         lineage.promoted(timeline).store(&self.settings.data(), self.account)?;
+        self.promoted_with(sync);
         self.throne.ascend(epoch);
         Ok(Opened { timeline, start })
     }
@@ -146,49 +143,6 @@ impl Keeper {
     pub async fn checkpoint(&self) -> Result<(), PostgresError> {
         self.session().await?.query("CHECKPOINT", Duration::from_secs(300)).await?;
         Ok(())
-    }
-
-    /// What commits wait for now, as the server says.
-    ///
-    /// # Errors
-    /// When the server does not answer.
-    pub async fn sync_in_effect(&self) -> Result<SyncSet, PostgresError> {
-        let rows = self.ask("SHOW synchronous_standby_names").await?;
-        text(&rows, 0)
-            .and_then(|names| Self::parse_sync_names(names, self.settings.node))
-            .ok_or(PostgresError::Nonsense("SHOW synchronous_standby_names"))
-    }
-
-    /// Makes commits wait for another set; returns when that is in effect in every process.
-    ///
-    /// # Errors
-    /// When it is not in effect in time; the caller looks again.
-    pub async fn set_sync(&self, sync: &SyncSet) -> Result<(), PostgresError> {
-        {
-            let mut conf = self.conf.lock().await;
-            conf.sync = sync.clone();
-            self.write_dynamic_conf(&conf)?;
-            self.reload();
-        }
-        let began = Instant::now();
-        loop {
-            let in_effect = self.sync_in_effect().await? == *sync;
-            let rows = self.ask("SELECT application_name, sync_state FROM pg_stat_replication").await?;
-            let agree = rows.iter().all(|row| match row.as_slice() {
-                [Some(name), Some(state)] => {
-                    let listed = name.parse().is_ok_and(|node| sync.num_sync > 0 && sync.members.contains(&node));
-                    listed == (state == "quorum")
-                }
-                _ => true,
-            });
-            if in_effect && agree && began.elapsed() >= RELOAD_SETTLES {
-                return Ok(());
-            }
-            if began.elapsed() >= SYNC_LIMIT {
-                return Err(PostgresError::TooSlow { what: "changing the synchronous set", limit: SYNC_LIMIT });
-            }
-            tokio::time::sleep(POLL * 5).await;
-        }
     }
 
     /// Every standby that is connected.

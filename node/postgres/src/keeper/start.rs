@@ -125,6 +125,8 @@ impl Keeper {
         {
             let mut conf = self.conf.lock().await;
             conf.follows = following.is_some();
+            conf.sync = None;
+            self.forget_sync();
             self.write_dynamic_conf(&conf)?;
         }
         write_synced(&data.join("standby.signal"), b"", self.account)?;
