@@ -57,6 +57,9 @@ pub enum PostgresError {
     /// The server answered something that cannot be.
     #[error("PostgreSQL answered nonsense to {0}")]
     Nonsense(&'static str),
+    /// A newer epoch was promised while something was fetched from the holder of an older one.
+    #[error("the node it was fetched from is followed no longer")]
+    Left,
     /// The server is not running.
     #[error("PostgreSQL is not running")]
     NotRunning,

@@ -162,6 +162,11 @@ impl Local {
         let opened = self.keeper.promote(epoch, &state.sync).await?;
         let members: Vec<_> = state.members.keys().copied().collect();
         self.keeper.keep_slots(&members).await?;
+        // The manager connects as soon as the epoch is served, and at the very first start its role is not there. Later
+        // it is, and a commit would wait for standbys that follow only once the epoch is open.
+        if state.last_opened().is_none() && state.sync.num_sync == 0 {
+            self.keeper.keep_roles(&members).await?;
+        }
         let Opened { timeline, start } = opened;
         let proposal = self.consensus.propose(Command::Open { epoch, holder: self.me, timeline, start });
         match proposal.await {
@@ -210,6 +215,10 @@ impl Local {
                     info!(%epoch, from = %position.lsn, "this node's data has parted from the line, rewinding");
                     self.set_role(Role::Cloning, epoch, "rewinds to where its data parted from the line");
                     if let Err(failure) = self.keeper.rewind(&following).await {
+                        // A freeze waits for this task: a copy would only fail for the same reason.
+                        if self.promised() > epoch {
+                            return Err(failure);
+                        }
                         warn!(error = chain(&failure), "rewind failed, copying everything instead");
                         self.copy(&following).await?;
                     }

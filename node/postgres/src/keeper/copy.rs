@@ -31,7 +31,8 @@ impl Keeper {
     /// Takes back what this node has and the line does not. The server is stopped for it and stays so.
     ///
     /// # Errors
-    /// When `pg_rewind` fails: the directory is then marked and only a copy helps.
+    /// [`PostgresError::Left`] when the node is followed no longer before it begins; else when `pg_rewind` fails: the
+    /// directory is then marked and only a copy helps.
     pub async fn rewind(&self, following: &Following) -> Result<(), PostgresError> {
         self.stop(STOP_LIMIT).await;
         let data = self.settings.data();
@@ -64,6 +65,10 @@ impl Keeper {
         let socket = socket_in(&self.settings.upstream_sockets());
         let began = Instant::now();
         while began.elapsed() < CHECKPOINT_LIMIT {
+            // Whoever promises a newer epoch wants to be counted now, and the primary may never answer again.
+            if !self.leads_to(following) {
+                return Err(PostgresError::Left);
+            }
             let asked = async {
                 let mut session = Session::connect(&socket, REWIND_ROLE, "postgres", false, ASK_LIMIT).await?;
                 session.query("SELECT timeline_id FROM pg_control_checkpoint()", ASK_LIMIT).await
@@ -77,16 +82,25 @@ impl Keeper {
         Err(PostgresError::TooSlow { what: "the primary's checkpoint", limit: CHECKPOINT_LIMIT })
     }
 
+    /// Whether the way to the primary is still open; a promise closes it.
+    fn leads_to(&self, following: &Following) -> bool {
+        let target = self.upstream.target();
+        target.is_some_and(|target| (target.node, target.epoch) == (following.holder, following.epoch))
+    }
+
     /// Copies everything anew from the primary. The server is stopped for it: what the old data streamed and
     /// acknowledged meanwhile would not be in the copy.
     ///
     /// # Errors
-    /// When `pg_basebackup` fails; the old directory is then untouched.
+    /// When `pg_basebackup` fails or the node is followed no longer; the old directory is then untouched.
     pub async fn copy(&self, following: &Following) -> Result<(), PostgresError> {
         let fresh = self.settings.directory.join("data.new");
         remove_tree(&fresh)?;
         self.stop(STOP_LIMIT).await;
         self.upstream.follow(following.holder, following.epoch);
+        if !self.leads_to(following) {
+            return Err(PostgresError::Left);
+        }
         let mut command = Command::new(self.settings.program("pg_basebackup"));
         command
             .arg("-d")
