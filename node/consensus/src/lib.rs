@@ -327,6 +327,15 @@ impl Consensus {
         (!answer.not_leader).then_some(answer.index)
     }
 
+    /// Has this node stand for election now, if it votes and does not lead. Other voters refuse it until they have not
+    /// heard from the leader for the longest election timeout, unless they stand or have stood themselves.
+    pub async fn elect(&self) {
+        if let Err(error) = self.raft.trigger().elect().await {
+            // It has stopped; whoever waits for `failed` hears of it.
+            tracing::debug!(%error, "this node cannot stand for election");
+        }
+    }
+
     fn raft_address(&self, node: NodeId) -> Option<IpAddr> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();

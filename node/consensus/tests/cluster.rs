@@ -31,12 +31,16 @@ struct Running {
 
 impl Running {
     async fn start(id: u64, port: u16, directory: &Path) -> Self {
+        Self::start_with(id, port, directory, Duration::from_millis(400)).await
+    }
+
+    async fn start_with(id: u64, port: u16, directory: &Path, patience: Duration) -> Self {
         let settings = Settings {
             node: NodeId(id),
             directory: directory.join(id.to_string()),
             heartbeat: Duration::from_millis(50),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(700),
+            election_min: patience,
+            election_max: patience * 7 / 4,
         };
         let consensus = Consensus::open(settings, Arc::new(Plain(port))).await.unwrap();
         let listener = TcpListener::bind(SocketAddr::new(address(id), port)).await.unwrap();
@@ -162,6 +166,41 @@ async fn members_join_agree_and_survive_the_leader() {
     let answer = tokio::time::timeout(Duration::from_secs(8), alone.consensus.propose(put("c", "3"))).await.unwrap();
     assert!(answer.is_err(), "one of three agrees on nothing");
     alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_that_know_of_their_leaders_end_need_no_patience() {
+    let directory = tempfile::tempdir().unwrap();
+    let port = free_port().await;
+    // Longer than the test waits for anything.
+    let patience = Duration::from_secs(60);
+    let first = Running::start_with(1, port, directory.path(), patience).await;
+    first.consensus.found("c".into(), member(1)).await.unwrap();
+    let second = Running::start_with(2, port, directory.path(), patience).await;
+    let third = Running::start_with(3, port, directory.path(), patience).await;
+    admit(&first.consensus, 2).await;
+    admit(&first.consensus, 3).await;
+    reconcile(&first.consensus).await;
+    second.consensus.read_barrier().await.unwrap();
+    third.consensus.read_barrier().await.unwrap();
+    first.end().await;
+    let new_leader = || {
+        let leader = second.consensus.leadership().borrow().leader;
+        leader.is_some_and(|leader| leader != NodeId(1))
+    };
+    eventually("there is a new leader", async || {
+        for voter in [&second.consensus, &third.consensus] {
+            if !new_leader() {
+                voter.elect().await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        new_leader()
+    })
+    .await;
+    second.consensus.propose(put("a", "1")).await.unwrap();
+    second.end().await;
+    third.end().await;
 }
 
 #[tokio::test]

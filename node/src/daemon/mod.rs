@@ -31,7 +31,7 @@ use crate::local::{Local, Promises};
 use crate::loops::failover::Failover;
 use crate::loops::lease::LeaseLoop;
 use crate::loops::observe::{self, Views};
-use crate::loops::{gossip, members, sync_set};
+use crate::loops::{election, gossip, members, sync_set};
 use crate::peers::{Peers, RaftDial, ReplicationDial, incoming};
 use crate::pki::{Identity, public_key_sha256, sha256_hex, tls::Tls};
 use service::{Service, ServicePorts};
@@ -217,6 +217,8 @@ impl Node {
             length: config.timing.lease,
         };
         tasks.spawn(lease.run(stop.clone()));
+        let heartbeat = config.timing.raft_heartbeat;
+        tasks.spawn(election::run(consensus.clone(), views.clone(), heartbeat, stop.clone()));
         tasks.spawn(members::run(consensus.clone(), stop.clone()));
         tasks.spawn(sync_set::run(consensus.clone(), local.clone(), stop.clone()));
 

@@ -1,6 +1,7 @@
 //! The long tasks of the daemon, one file each. Observe, decide in `core`, act through adapters.
 
 pub mod broker;
+pub mod election;
 pub mod failover;
 pub mod gossip;
 pub mod lease;

@@ -63,6 +63,11 @@ impl Views {
         }
     }
 
+    /// Whether this node's host refuses connections, as the newest attempt found.
+    pub fn refused(&self, node: NodeId) -> bool {
+        self.lock().get(&node).is_some_and(|view| view.refused)
+    }
+
     fn refuse(&self, node: NodeId) {
         let mut views = self.lock();
         if let Some(view) = views.get_mut(&node).filter(|view| !view.refused) {
