@@ -22,7 +22,8 @@ pub async fn run(consensus: Consensus, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = period.tick() => {}
         }
-        if !consensus.leadership().borrow().is_self {
+        // A leader that is cut off goes on believing that it leads; its proposals would only wait.
+        if consensus.known_leader() != Some(consensus.node()) {
             continue;
         }
         match consensus.reconcile_membership().await {
