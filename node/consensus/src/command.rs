@@ -24,8 +24,9 @@ pub enum Command {
     SetVoter { id: NodeId, voter: bool },
     /// A member's new name or address.
     UpdateMember { id: NodeId, name: String, address: IpAddr },
-    /// Grants the next epoch. Refused unless `epoch` is the current one plus one.
-    Grant { epoch: Epoch, holder: NodeId, parent: Epoch, reason: String },
+    /// Grants the next epoch. Refused unless `epoch` is the current one plus one and the synchronous set still is
+    /// `counted`, with which the election was counted.
+    Grant { epoch: Epoch, holder: NodeId, parent: Epoch, counted: SyncSet, reason: String },
     /// The holder has promoted. Refused unless `epoch` is the current one and `holder` holds it.
     Open { epoch: Epoch, holder: NodeId, timeline: TimelineId, start: Lsn },
     /// Replaces the synchronous set if it still is `expected` and the epoch still is `epoch`.

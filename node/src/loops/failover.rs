@@ -26,6 +26,10 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(25);
 const RESIGN_LIMIT: Duration = Duration::from_secs(20);
 /// Before a node that did not report is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Before a leader that could not reach a majority tries again to learn what was agreed.
+const BARRIER_AGAIN: Duration = Duration::from_millis(100);
+/// What `cluster status` says of a leader that is cut off.
+const SILENT: &str = "a majority of the nodes is silent: nothing is decided until it is heard";
 /// Reports that wait to be taken in.
 const REPORTS_MAX: usize = 64;
 
@@ -42,6 +46,7 @@ pub struct Failover {
 }
 
 struct Leading {
+    began: Instant,
     /// When this node became leader, or learned of the current epoch since.
     since_grant: Instant,
     current: Epoch,
@@ -51,7 +56,17 @@ struct Leading {
     reason: Option<Reason>,
     /// Why the change to the next epoch began: what operators want to read later.
     cause: Option<String>,
+    majority: Majority,
     reports: mpsc::Sender<Heard>,
+}
+
+/// Whether a majority answers this leader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Majority {
+    Heard,
+    Silent,
+    /// It was silent and answers again since then.
+    HeardAgain(Instant),
 }
 
 enum Heard {
@@ -83,12 +98,21 @@ impl Failover {
         let end = stop.child_token();
         let _ended = end.clone().drop_guard();
         info!(term = %leadership.borrow().term, "this node leads raft and watches the active node");
-        // Everything that was agreed before must be known before anything is decided.
-        if self.consensus.read_barrier().await.is_err() {
-            return;
+        // Everything that was agreed before must be known before anything is decided. A leader that cannot reach a
+        // majority now may do so later, and goes on being told that it leads: so it tries until it leads no more.
+        while let Err(error) = self.consensus.read_barrier().await {
+            debug!(error = chain(&error), "what was agreed before is not known yet");
+            self.tell(SILENT);
+            let again = tokio::time::sleep(BARRIER_AGAIN);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = again => {}
+                _ = leadership.changed() => if !leadership.borrow_and_update().is_self { return },
+            }
         }
         let (reports, mut heard) = mpsc::channel(REPORTS_MAX);
         let mut leading = Leading {
+            began: Instant::now(),
             since_grant: Instant::now(),
             current: Epoch(0),
             frozen: BTreeMap::new(),
@@ -96,6 +120,7 @@ impl Failover {
             resigning: None,
             reason: None,
             cause: None,
+            majority: Majority::Heard,
             reports,
         };
         let mut cluster = self.consensus.cluster();
@@ -119,6 +144,9 @@ impl Failover {
     }
 
     async fn round(&self, leading: &mut Leading, end: &CancellationToken) {
+        if !self.may_decide(leading) {
+            return;
+        }
         let state = self.consensus.cluster().borrow().clone();
         let current = state.current().map_or(Epoch(0), |record| record.epoch);
         if current != leading.current {
@@ -152,6 +180,34 @@ impl Failover {
         }
     }
 
+    /// Raft's leader goes on believing that it leads when it is cut off. It would freeze those it can still reach, not
+    /// least itself, for a grant that nobody agrees on; and once it is back its own promise would force a change that
+    /// nobody needs. When a majority is heard again, everybody has first to be looked at again.
+    fn may_decide(&self, leading: &mut Leading) -> bool {
+        // The read barrier that began this leadership has just been confirmed by a majority.
+        let is_new = leading.began.elapsed() < self.policy.silence;
+        if !is_new && self.consensus.known_leader() != Some(self.local.me()) {
+            if leading.majority != Majority::Silent {
+                info!(SILENT);
+            }
+            leading.majority = Majority::Silent;
+            leading.reason = None;
+            self.tell(SILENT);
+            return false;
+        }
+        if leading.majority == Majority::Silent {
+            info!("a majority is heard again");
+            leading.majority = Majority::HeardAgain(Instant::now());
+        }
+        match leading.majority {
+            Majority::HeardAgain(at) if at.elapsed() < self.policy.silence => false,
+            _ => {
+                leading.majority = Majority::Heard;
+                true
+            }
+        }
+    }
+
     async fn act(&self, leading: &mut Leading, action: Action, end: &CancellationToken) {
         match action {
             Action::Freeze { epoch, nodes } => {
@@ -161,12 +217,12 @@ impl Failover {
                     }
                 }
             }
-            Action::Grant { epoch, holder, parent, reason } => {
+            Action::Grant { epoch, holder, parent, counted, reason } => {
                 let reason = leading.cause.clone().unwrap_or(reason);
                 info!(%epoch, %holder, %parent, reason, "granting");
-                match self.consensus.propose(Command::Grant { epoch, holder, parent, reason }).await {
+                match self.consensus.propose(Command::Grant { epoch, holder, parent, counted, reason }).await {
                     Ok(_) => {}
-                    Err(ProposeError::Refused(why)) => debug!(%epoch, why, "the grant came too late"),
+                    Err(ProposeError::Refused(why)) => info!(%epoch, why, "the grant came too late"),
                     Err(error) => warn!(%epoch, error = chain(&error), "the grant is not agreed, trying again"),
                 }
             }

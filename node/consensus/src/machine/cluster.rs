@@ -27,7 +27,9 @@ impl Machine {
                 member.address = address;
                 Ok(Reply::Done)
             }
-            Command::Grant { epoch, holder, parent, reason } => self.grant(epoch, holder, parent, reason),
+            Command::Grant { epoch, holder, parent, counted, reason } => {
+                self.grant(EpochRecord { epoch, holder, parent, reason, opened: None }, &counted)
+            }
             Command::Open { epoch, holder, timeline, start } => self.open(epoch, holder, Opened { timeline, start }),
             Command::SetSync { epoch, expected, sync } => self.set_sync(epoch, &expected, sync),
             Command::SetSwitchover { to } => {
@@ -101,7 +103,8 @@ impl Machine {
         Ok(Reply::Done)
     }
 
-    fn grant(&mut self, epoch: Epoch, holder: NodeId, parent: Epoch, reason: String) -> Result<Reply, String> {
+    fn grant(&mut self, granted: EpochRecord, counted: &SyncSet) -> Result<Reply, String> {
+        let (epoch, parent) = (granted.epoch, granted.parent);
         let current = self.cluster.current().map_or(Epoch(0), |record| record.epoch);
         if epoch != current.next() {
             return Err(format!("epoch {epoch} does not follow {current}"));
@@ -109,8 +112,12 @@ impl Machine {
         if parent >= epoch {
             return Err(format!("epoch {epoch} cannot continue {parent}"));
         }
-        self.member(holder)?;
-        self.cluster.epochs.insert(epoch, EpochRecord { epoch, holder, parent, reason, opened: None });
+        // Another set asks for other reports: the winner could lack a commit that this one vouches for.
+        if self.cluster.sync != *counted {
+            return Err(format!("the synchronous set has changed since the election for epoch {epoch} was counted"));
+        }
+        self.member(granted.holder)?;
+        self.cluster.epochs.insert(epoch, granted);
         while self.cluster.epochs.len() > EPOCHS_KEPT {
             self.cluster.epochs.pop_first();
         }
@@ -204,10 +211,12 @@ mod tests {
     #[test]
     fn an_epoch_is_granted_once_and_opened_by_its_holder() {
         let mut machine = founded();
+        let counted = machine.cluster.sync.clone();
         let grant = |epoch| Command::Grant {
             epoch: Epoch(epoch),
             holder: NodeId(1),
             parent: Epoch(epoch - 1),
+            counted: counted.clone(),
             reason: String::new(),
         };
         let open = |epoch, holder| Command::Open {
@@ -223,6 +232,22 @@ mod tests {
         assert_eq!(machine.apply(open(1, 1), 4), Reply::Done);
         assert_eq!(machine.apply(grant(2), 5), Reply::Done);
         assert!(matches!(machine.apply(open(1, 1), 6), Reply::Refused(_)), "an old holder opens nothing");
+    }
+
+    #[test]
+    fn a_grant_that_was_counted_with_another_set_is_refused() {
+        let mut machine = founded();
+        let counted = SyncSet { num_sync: 1, members: [NodeId(1), NodeId(2)].into() };
+        let grant = Command::Grant {
+            epoch: Epoch(1),
+            holder: NodeId(1),
+            parent: Epoch(0),
+            counted: counted.clone(),
+            reason: String::new(),
+        };
+        assert!(matches!(machine.apply(grant.clone(), 1), Reply::Refused(why) if why.contains("synchronous set")));
+        machine.cluster.sync = counted;
+        assert_eq!(machine.apply(grant, 2), Reply::Done);
     }
 
     #[test]

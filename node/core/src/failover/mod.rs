@@ -19,7 +19,7 @@ pub use reason::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quorate_types::{ClusterState, Epoch, EpochRecord, Lsn, NodeId, TimelineId};
+use quorate_types::{ClusterState, Epoch, EpochRecord, Lsn, NodeId, SyncSet, TimelineId};
 
 /// How patient the loop is.
 #[derive(Debug, Clone, Copy)]
@@ -97,8 +97,8 @@ pub struct Observation {
 pub enum Action {
     /// Ask these nodes to promise `epoch` and to report.
     Freeze { epoch: Epoch, nodes: BTreeSet<NodeId> },
-    /// Propose the grant.
-    Grant { epoch: Epoch, holder: NodeId, parent: Epoch, reason: String },
+    /// Propose the grant. `counted`: the synchronous set that the election was counted with; it must still be agreed.
+    Grant { epoch: Epoch, holder: NodeId, parent: Epoch, counted: SyncSet, reason: String },
     /// Ask the active node to hand over.
     Resign { node: NodeId, epoch: Epoch },
 }
@@ -209,7 +209,8 @@ fn go_forward(
     match elect(state, &ballot) {
         Ok(winner) => {
             let parent = seen.frozen[&winner].lineage;
-            let grant = Action::Grant { epoch: next, holder: winner, parent, reason: why.to_string() };
+            let counted = state.sync.clone();
+            let grant = Action::Grant { epoch: next, holder: winner, parent, counted, reason: why.to_string() };
             (why, vec![grant])
         }
         Err(missing) => {

@@ -1,7 +1,7 @@
 //! The decision, case by case. Whole clusters under faults are in `tests/sim_failover.rs`.
 
+use quorate_types::Member;
 use quorate_types::cluster::Opened;
-use quorate_types::{Member, SyncSet};
 
 use super::*;
 

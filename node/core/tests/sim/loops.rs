@@ -219,10 +219,12 @@ impl World {
                     self.send_or_self(id, node, Msg::Freeze { epoch });
                 }
             }
-            Action::Grant { epoch, holder, parent, .. } => {
+            Action::Grant { epoch, holder, parent, mut counted, .. } => {
+                if self.knobs.need_one_less {
+                    counted = state.sync.clone();
+                }
                 let Some(leading) = self.n(id).leading.as_mut() else { return };
                 leading.granting = true;
-                let counted = state.sync.clone();
                 self.propose(id, Command::Grant { epoch, holder, parent, counted }, Purpose::Grant);
             }
             Action::Resign { node, epoch } => {
