@@ -4,4 +4,5 @@
 //! codes and headers; it decides nothing and knows no table.
 
 pub mod consul;
+mod files;
 pub mod rest;

@@ -18,35 +18,44 @@
 //! 4. `api/tests/rest/<resource>.rs`: call it; `quorate_app::testing` gives an `App` on a real database.
 
 pub mod actor;
+mod archives;
 pub mod auth;
+pub mod blueprints;
 mod bootstrap;
 pub mod config;
 mod error;
 pub mod events;
 pub mod executions;
 pub mod executor;
+pub mod files;
+mod labels;
 pub mod names;
 pub mod operations;
 pub mod permissions;
 pub mod ports;
+mod sources;
 pub mod system;
 pub mod tenants;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tokens;
+pub mod uploads;
 pub mod users;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quorate_store::{PgPool, Store};
 use quorate_types::Epoch;
+use tokio::sync::Semaphore;
 
 pub use actor::{Actor, Login};
+pub use archives::UploadLimits;
 pub use error::{AppError, Code};
 pub use permissions::{Permission, SystemRole, TenantRole};
 pub use ports::Ports;
-pub use quorate_store::{ListQuery, Listing, Scope, Sort, Visibility};
+pub use quorate_store::{Label, ListQuery, Listing, Scope, Sort, Visibility};
 
 /// The tenant that is always there.
 pub const DEFAULT_TENANT: &str = "default_tenant";
@@ -63,6 +72,8 @@ pub struct AppSettings {
     pub resources_root: PathBuf,
     /// Everything outside of the database.
     pub ports: Ports,
+    /// What uploads may bring.
+    pub limits: UploadLimits,
 }
 
 /// The use cases. Cheap to clone; one per epoch that this process serves.
@@ -73,6 +84,10 @@ struct Inner {
     store: Store,
     ports: Ports,
     resources_root: PathBuf,
+    limits: UploadLimits,
+    /// Tenants and ids of blueprints that are being uploaded or removed.
+    busy: Mutex<HashSet<(i64, String)>>,
+    upload_jobs: Semaphore,
     passwords: auth::Passwords,
 }
 
@@ -84,6 +99,9 @@ impl App {
             store: Store::new(settings.pool, settings.epoch),
             ports: settings.ports,
             resources_root: settings.resources_root,
+            limits: settings.limits,
+            busy: Mutex::default(),
+            upload_jobs: Semaphore::new(uploads::JOBS_MAX),
             passwords: auth::Passwords::new(),
         }))
     }
@@ -104,6 +122,23 @@ impl App {
     #[must_use]
     pub fn resources_root(&self) -> &Path {
         &self.0.resources_root
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<(i64, String)>> {
+        // Insert and remove do not panic half way.
+        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blueprints.
+    #[must_use]
+    pub fn blueprints(&self) -> blueprints::Blueprints<'_> {
+        blueprints::Blueprints(self)
+    }
+
+    /// The file server.
+    #[must_use]
+    pub fn files(&self) -> files::Files<'_> {
+        files::Files(self)
     }
 
     /// Tenants and who belongs to them.

@@ -1,5 +1,6 @@
 //! What use cases need from the rest of the node; the daemon supplies it.
 
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -36,9 +37,14 @@ impl Wake for tokio::sync::Notify {
 /// The replicated directory. Paths are relative to its root, without `..`.
 #[async_trait]
 pub trait ContentStore: Send + Sync {
-    /// Puts a staged file or directory, which it takes, at a place where nothing is yet. Returns when a majority of the
-    /// nodes has it on disk. After a failure the place is empty or holds all of it; asking again with the same content
-    /// succeeds.
+    /// A private place on the same file system for one new file or directory.
+    ///
+    /// # Errors
+    /// [`ContentError::Disk`].
+    async fn staging(&self) -> Result<Box<dyn Staging>, ContentError>;
+
+    /// Puts a staged file or directory, which it takes, at a place, instead of what may be there. Returns when a
+    /// majority of the nodes has it on disk. After a failure the place holds all of the old or all of the new.
     ///
     /// # Errors
     /// See [`ContentError`].
@@ -49,6 +55,19 @@ pub trait ContentStore: Send + Sync {
     /// # Errors
     /// See [`ContentError`].
     async fn remove(&self, path: &Path) -> Result<(), ContentError>;
+
+    /// Opens a regular file for reading. `None`: there is none, or it must not be asked for. Links are followed only
+    /// inside the directory.
+    ///
+    /// # Errors
+    /// [`ContentError::Disk`].
+    async fn open(&self, path: &str) -> Result<Option<File>, ContentError>;
+}
+
+/// A place for one new file or directory. What is still there is removed when this is dropped.
+pub trait Staging: Send + Sync {
+    /// Where to create it; nothing is there yet.
+    fn path(&self) -> PathBuf;
 }
 
 /// What to put where.
@@ -73,9 +92,6 @@ pub enum ContentError {
     /// Too few nodes answered in time; may be repeated.
     #[error("a majority of the nodes could not be reached")]
     NoMajority,
-    /// Something else is at this place.
-    #[error("`{}` exists already with other content", .0.display())]
-    Exists(PathBuf),
     /// The disk.
     #[error("write to the resources directory")]
     Disk(#[source] io::Error),

@@ -1,5 +1,6 @@
 //! An [`App`] on a private PostgreSQL, with ports that stay on this machine.
 
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,11 +12,17 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use crate::ports::{ClusterStatus, ClusterView, ContentError, ContentStore, MemberStatus, PlaceRequest, Placed};
-use crate::{App, AppSettings, Ports};
+use crate::ports::{ClusterStatus, ClusterView, ContentError, ContentStore, MemberStatus, PlaceRequest, Placed, Staging};
+use crate::{App, AppSettings, Ports, UploadLimits};
 
 /// The first administrator's password.
 pub const ADMIN_PASSWORD: &str = "admin-password";
+
+/// The directory of a test's resources where uploads are received.
+pub const STAGING: &str = ".staging";
+/// What a test's app allows: little, so that it is reached.
+pub const UPLOAD_LIMITS: UploadLimits =
+    UploadLimits { upload_bytes_max: 1 << 20, unpacked_bytes_max: 2 << 20, entries_max: 100 };
 
 /// What a test holds.
 pub struct TestApp {
@@ -53,7 +60,8 @@ pub async fn app_of(addresses: &[IpAddr]) -> TestApp {
     let pool = testing::pool().await;
     open_epoch(&pool, testing::EPOCH).await.expect("open the epoch");
     let resources_root = resources.path().to_owned();
-    let app = App::new(AppSettings { pool: pool.clone(), epoch: testing::EPOCH, resources_root, ports });
+    let (epoch, limits) = (testing::EPOCH, UPLOAD_LIMITS);
+    let app = App::new(AppSettings { pool: pool.clone(), epoch, resources_root, ports, limits });
     app.bootstrap(ADMIN_PASSWORD).await.expect("bootstrap");
     TestApp { app, pool, executor, resources }
 }
@@ -108,7 +116,14 @@ struct OneDisk(PathBuf);
 
 #[async_trait]
 impl ContentStore for OneDisk {
+    async fn staging(&self) -> Result<Box<dyn Staging>, ContentError> {
+        let staging = self.0.join(STAGING);
+        std::fs::create_dir_all(&staging).map_err(ContentError::Disk)?;
+        Ok(Box::new(Place(tempfile::tempdir_in(&staging).map_err(ContentError::Disk)?)))
+    }
+
     async fn place(&self, request: PlaceRequest) -> Result<Placed, ContentError> {
+        self.remove(&request.path).await?;
         let place = self.0.join(&request.path);
         let parent = place.parent().ok_or_else(|| ContentError::BadPath(request.path.clone()))?;
         std::fs::create_dir_all(parent).map_err(ContentError::Disk)?;
@@ -123,6 +138,23 @@ impl ContentStore for OneDisk {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ContentError::Disk(error)),
             _ => Ok(()),
         }
+    }
+
+    async fn open(&self, path: &str) -> Result<Option<File>, ContentError> {
+        match File::open(self.0.join(path)) {
+            Ok(file) if file.metadata().is_ok_and(|found| found.is_file()) => Ok(Some(file)),
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ContentError::Disk(error)),
+        }
+    }
+}
+
+struct Place(TempDir);
+
+impl Staging for Place {
+    fn path(&self) -> PathBuf {
+        self.0.path().join("item")
     }
 }
 

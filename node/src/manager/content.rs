@@ -1,11 +1,12 @@
 //! The application's files, placed on a majority of the members.
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quorate_app::ports::{ContentError, ContentStore, PlaceRequest, Placed};
-use quorate_resources::{ItemPath, PlaceError, Resources};
+use quorate_app::ports::{ContentError, ContentStore, PlaceRequest, Placed, Staging};
+use quorate_resources::{ItemPath, OpenFileError, PlaceError, Resources, Staged};
 use quorate_types::{ClusterState, Epoch, NodeId};
 use tokio::sync::watch;
 
@@ -32,8 +33,20 @@ impl Content {
     }
 }
 
+struct Place(Staged);
+
+impl Staging for Place {
+    fn path(&self) -> PathBuf {
+        self.0.path()
+    }
+}
+
 #[async_trait::async_trait]
 impl ContentStore for Content {
+    async fn staging(&self) -> Result<Box<dyn Staging>, ContentError> {
+        Ok(Box::new(Place(self.resources.staging().await.map_err(disk)?)))
+    }
+
     async fn place(&self, request: PlaceRequest) -> Result<Placed, ContentError> {
         let path = item_path(&request.path)?;
         let staged = self.resources.staging().await.map_err(disk)?;
@@ -48,6 +61,14 @@ impl ContentStore for Content {
         let (peers, majority) = self.quorum();
         self.resources.remove(self.epoch, &path, &peers, majority).await.map_err(refused)?;
         Ok(())
+    }
+
+    async fn open(&self, path: &str) -> Result<Option<File>, ContentError> {
+        match self.resources.open_file(path).await {
+            Ok(file) => Ok(Some(file)),
+            Err(OpenFileError::NotFound(_)) => Ok(None),
+            Err(error) => Err(disk(error)),
+        }
     }
 }
 

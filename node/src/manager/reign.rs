@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use quorate_app::{App, AppSettings, Ports};
+use quorate_app::{App, AppSettings, Ports, UploadLimits};
 use quorate_config::Config;
 use quorate_consensus::Consensus;
 use quorate_network::Vip;
@@ -74,8 +74,14 @@ impl Manager {
             cluster: Arc::new(self.picture()),
         };
         let resources_root = self.config.resources_dir.clone();
-        let app = App::new(AppSettings { pool: pool.clone(), epoch, resources_root, ports });
+        let limits = UploadLimits {
+            upload_bytes_max: self.config.limits.upload_bytes_max,
+            unpacked_bytes_max: self.config.limits.unpacked_bytes_max,
+            entries_max: self.config.limits.archive_entries_max,
+        };
+        let app = App::new(AppSettings { pool: pool.clone(), epoch, resources_root, ports, limits });
         self.bootstrap(&app).await?;
+        app.resume_uploads().await.context("go on with unfinished uploads")?;
         // The sessions end with the reign.
         let end = reign.clone();
         tokio::spawn(async move {

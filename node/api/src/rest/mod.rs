@@ -4,6 +4,7 @@
 //! per resource beside them.
 
 pub mod answer;
+mod blueprints;
 pub mod body;
 pub mod caller;
 mod cluster;
@@ -11,6 +12,7 @@ mod config;
 pub mod error;
 mod events;
 mod executions;
+mod labels;
 pub mod lists;
 mod operations;
 mod permissions;
@@ -32,6 +34,7 @@ use http::Method;
 use quorate_app::{App, AppError, Code};
 use tracing::{Instrument, debug, info_span};
 
+use crate::files;
 use error::ApiError;
 
 /// Versions of the path that clients use.
@@ -39,9 +42,10 @@ const VERSIONS: [&str; 5] = ["v1", "v2", "v2.1", "v3", "v3.1"];
 /// Bytes in a JSON body. Uploads set their own limit.
 pub const JSON_BODY_BYTES_MAX: usize = 32 << 20;
 
-/// Everything under `/api`.
+/// Everything under `/api`, and the file server.
 pub fn router(app: App) -> Router {
     let resources = Router::new()
+        .merge(blueprints::routes())
         .merge(cluster::routes())
         .merge(config::routes())
         .merge(events::routes())
@@ -54,7 +58,7 @@ pub fn router(app: App) -> Router {
         .merge(user_groups::routes())
         .merge(users::routes());
     // The one path that clients use without a version.
-    let mut router = Router::new().route("/api/version", get(system::version));
+    let mut router = Router::new().merge(files::routes()).route("/api/version", get(system::version));
     for version in VERSIONS {
         router = router.nest(&format!("/api/{version}"), resources.clone());
     }

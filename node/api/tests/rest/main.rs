@@ -1,5 +1,7 @@
 //! The REST API over a real database, called without a network.
 
+mod archives;
+mod blueprints;
 mod executions;
 mod support;
 mod system;
