@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use quorate_blueprint::{Import, Source, SourceError, Sources, has_scheme, relative_candidates};
+use quorate_blueprint::{Catalogue, Import, Source, SourceError, Sources, has_scheme, relative_candidates};
 
 /// A blueprint on disk. Its links stay inside it; that was checked when it was unpacked.
 pub struct TreeSources {
@@ -39,7 +39,7 @@ impl Sources for TreeSources {
         let found = relative_candidates(import).into_iter().find(|path| self.root.join(path).is_file());
         let name = found.ok_or(SourceError::NotFound)?;
         let text = self.read(&name)?;
-        Ok(Source { name, text })
+        Ok(Source { name, text, catalogue: Catalogue::default() })
     }
 
     fn has_file(&self, path: &str) -> bool {

@@ -205,7 +205,7 @@ impl Upload {
             is_system_workflow: false,
             is_dry_run: false,
             allow_custom_parameters: false,
-            token_sha256: None,
+            wait_after_fail_seconds: 0,
         };
         let upload_execution_key = executions::insert(&mut tx, execution).await?;
         let new = NewBlueprint {

@@ -104,7 +104,7 @@ async fn a_bad_blueprint_says_where_it_is_bad_and_may_be_replaced() {
     let escape = format!("{version}imports: [../../../../etc/passwd]\n");
     let remote = format!("{version}imports: ['http://127.0.38.9:1/types.yaml']\n");
     let bad = [
-        ("blueprint.yaml", "a: [", "invalid", "blueprint.yaml:1"),
+        ("blueprint.yaml", "a: [", "invalid", "blueprint.yaml:2:1"),
         ("blueprint.yaml", unknown.as_str(), "invalid", "nothing.of.the.kind"),
         ("blueprint.yaml", escape.as_str(), "invalid", "passwd"),
         ("blueprint.yaml", remote.as_str(), "invalid", "own archive"),
