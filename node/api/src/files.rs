@@ -63,8 +63,7 @@ fn text(value: &str) -> HeaderValue {
 }
 
 fn http_time(time: SystemTime) -> String {
-    let format = format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
+    let format =
+        format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
     OffsetDateTime::from(time).format(format).unwrap_or_default()
 }

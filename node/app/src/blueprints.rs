@@ -49,8 +49,7 @@ impl Blueprints<'_> {
         if !query.filters.iter().any(|(field, _)| field == "is_hidden") {
             query.filters.push(("is_hidden".to_owned(), vec!["false".to_owned()]));
         }
-        let scope =
-            if all_tenants { actor.readable_everywhere(Permission::BlueprintList) } else { actor.readable() };
+        let scope = if all_tenants { actor.readable_everywhere(Permission::BlueprintList) } else { actor.readable() };
         let mut reader = self.0.store().read().await?;
         let listing = rows::list(&mut reader, &query, &scope, with_plan).await?;
         Ok(Listing { total: listing.total, items: details(&mut reader, listing.items).await? })

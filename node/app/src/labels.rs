@@ -27,7 +27,9 @@ pub fn parse(labels: &Value) -> Result<Vec<NewLabel>, AppError> {
         let named = map.get("key").and_then(Value::as_str).zip(map.get("value").or_else(|| map.get("values")));
         let (name, value) = match named {
             Some(both) => both,
-            None if map.len() == 1 => map.iter().next().map(|(name, value)| (name.as_str(), value)).ok_or_else(wrong)?,
+            None if map.len() == 1 => {
+                map.iter().next().map(|(name, value)| (name.as_str(), value)).ok_or_else(wrong)?
+            }
             None => return Err(wrong()),
         };
         add(&mut found, name, value)?;
@@ -50,7 +52,8 @@ pub fn declared(labels: &Map<String, Value>) -> Result<Vec<NewLabel>, AppError> 
 fn add(found: &mut Vec<NewLabel>, name: &str, value: &Value) -> Result<(), AppError> {
     let one = std::slice::from_ref(value);
     for value in value.as_array().map_or(one, Vec::as_slice) {
-        let value = value.as_str().ok_or_else(|| AppError::bad(format!("The value of the label `{name}` is no text")))?;
+        let value =
+            value.as_str().ok_or_else(|| AppError::bad(format!("The value of the label `{name}` is no text")))?;
         let fits = |text: &str| {
             !text.is_empty() && text.chars().count() <= CHARACTERS_MAX && !text.chars().any(char::is_control)
         };

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use crate::ports::{ClusterStatus, ClusterView, ContentError, ContentStore, MemberStatus, PlaceRequest, Placed, Staging};
+use crate::ports::{
+    ClusterStatus, ClusterView, ContentError, ContentStore, MemberStatus, PlaceRequest, Placed, Staging,
+};
 use crate::{App, AppSettings, Ports, UploadLimits};
 
 /// The first administrator's password.

@@ -93,7 +93,15 @@ impl App {
         let staging = self.ports().content.staging().await?;
         tokio::fs::create_dir(staging.path()).await.map_err(ContentError::Disk)?;
         let file = tokio::fs::File::create_new(staging.path().join("received")).await.map_err(ContentError::Disk)?;
-        Ok(Upload { app: self.clone(), actor: actor.clone(), id: id.to_owned(), _name: name, staging, file, received: 0 })
+        Ok(Upload {
+            app: self.clone(),
+            actor: actor.clone(),
+            id: id.to_owned(),
+            _name: name,
+            staging,
+            file,
+            received: 0,
+        })
     }
 
     /// Goes on with what the active node before left unfinished. Call it once after a start; returns at once.
@@ -421,7 +429,13 @@ pub(crate) fn event(kind: &str, message: String) -> NewEvent {
 
 /// A log line of an execution.
 pub(crate) fn log(message: String) -> NewEvent {
-    NewEvent { is_log: true, level: Some("info".to_owned()), logger: Some("manager".to_owned()), message, ..NewEvent::default() }
+    NewEvent {
+        is_log: true,
+        level: Some("info".to_owned()),
+        logger: Some("manager".to_owned()),
+        message,
+        ..NewEvent::default()
+    }
 }
 
 /// Runs work on the disk or the processor beside the runtime.

@@ -16,12 +16,7 @@ pub struct LabelView {
 
 impl From<Label> for LabelView {
     fn from(label: Label) -> Self {
-        Self {
-            key: label.name,
-            value: label.value,
-            created_at: time_text(label.created_at),
-            created_by: label.creator,
-        }
+        Self { key: label.name, value: label.value, created_at: time_text(label.created_at), created_by: label.creator }
     }
 }
 

@@ -183,7 +183,10 @@ async fn an_upload_that_the_last_active_node_began_is_finished() {
     // As a node leaves it that dies while it unpacks.
     let pool = &test.pool;
     let sql = "UPDATE blueprints SET state = 'extracting', plan = NULL; ";
-    sqlx::raw_sql(&format!("{sql} UPDATE executions SET status = 'started', ended_at = NULL")).execute(pool).await.unwrap();
+    sqlx::raw_sql(&format!("{sql} UPDATE executions SET status = 'started', ended_at = NULL"))
+        .execute(pool)
+        .await
+        .unwrap();
     std::fs::remove_dir_all(test.resources.path().join("blueprints")).unwrap();
     let (status, error) = admin.call("DELETE", "/blueprints/shop", Value::Null).await;
     assert_eq!((status, code(&error)), (StatusCode::BAD_REQUEST, "illegal_action_error"));
