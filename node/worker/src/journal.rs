@@ -171,6 +171,13 @@ impl Journal {
         Ok(())
     }
 
+    /// Forgets a task that was not begun after all.
+    pub(crate) async fn forget(&self, task: &str) -> Result<(), JournalError> {
+        let path = self.path(task);
+        self.lock().remove(task);
+        tokio::fs::remove_file(&path).await.map_err(|source| JournalError::Write { path, source })
+    }
+
     /// Forgets ended tasks beyond the limits; called now and then.
     pub(crate) async fn prune(&self) {
         let forgotten = {

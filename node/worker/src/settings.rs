@@ -11,6 +11,10 @@ pub(crate) const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How often one task is begun on this worker when the worker itself dies in it; a task that takes the worker down
 /// with it must not do so for ever.
 pub(crate) const ATTEMPTS_MAX: u32 = 3;
+/// How long a management worker hands a task on that another one has begun, before it takes that one for dead.
+pub(crate) const FOREIGN_FOR: Duration = Duration::from_secs(10);
+/// Tasks of others remembered for that; beyond, they are simply begun.
+pub(crate) const FOREIGN_MAX: usize = 1000;
 /// Bytes of one task message.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one result; a larger one fails the operation.

@@ -15,13 +15,15 @@ use crate::amqp::{Arrival, Published, Receipt, Session};
 use crate::journal::{Address, Ending, Entry, JournalError, Recall};
 use crate::process::end_leftovers;
 use crate::run::{Ended, Operation, Shared, either};
-use crate::settings::{ATTEMPTS_MAX, UNROUTABLE_MAX};
+use crate::settings::{ATTEMPTS_MAX, FOREIGN_FOR, FOREIGN_MAX, UNROUTABLE_MAX};
 use crate::wire::{Failure, Object, Request, Task, crash, reply};
 
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Between failing to record a task and giving it back.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(5);
+/// Between taking another worker's task and handing it on.
+const HAND_ON_AFTER: Duration = Duration::from_millis(300);
 /// Deliveries of one task that wait for its end; older ones are of connections long gone.
 const RECEIPTS_MAX: usize = 8;
 
@@ -37,11 +39,23 @@ struct Live {
     again: Arc<Notify>,
 }
 
+/// How far a task came.
+enum Begun {
+    /// To an end that is recorded.
+    Ended(Box<Entry>),
+    /// The worker stops.
+    Stopped,
+    /// Another worker has begun it.
+    Foreign,
+}
+
 pub(crate) struct Tasks {
     shared: Shared,
     session: watch::Receiver<Option<Session>>,
     slots: Semaphore,
     live: Mutex<HashMap<String, Live>>,
+    /// Tasks that other management workers have begun, and when they first came here.
+    foreign: Mutex<HashMap<String, Instant>>,
     tracker: TaskTracker,
 }
 
@@ -52,6 +66,7 @@ impl Tasks {
             session,
             slots: Semaphore::new(usize::from(operations_max.max(1))),
             live: Mutex::new(HashMap::new()),
+            foreign: Mutex::new(HashMap::new()),
             tracker: TaskTracker::new(),
         })
     }
@@ -173,9 +188,16 @@ impl Tasks {
             live.insert(id.clone(), new);
         }
         match self.run(task, &execution, address, cancel).await {
-            Ok(Some(entry)) => self.settle(entry).await,
-            // The worker stops: the record says it was begun, and the broker will deliver it again.
-            Ok(None) => drop(self.lock().remove(&id)),
+            Ok(Begun::Ended(entry)) => self.settle(*entry).await,
+            // The record says it was begun, and the broker will deliver it again.
+            Ok(Begun::Stopped) => drop(self.lock().remove(&id)),
+            Ok(Begun::Foreign) => {
+                sleep(HAND_ON_AFTER).await;
+                let receipts = self.lock().remove(&id).map(|live| live.receipts).unwrap_or_default();
+                for receipt in receipts {
+                    receipt.give_back().await;
+                }
+            }
             Err(error) => {
                 {
                     let cause = &error as &dyn std::error::Error;
@@ -190,20 +212,20 @@ impl Tasks {
         }
     }
 
-    /// From arrival to a recorded end; `None` when the worker stops before.
+    /// From arrival to a recorded end.
     async fn run(
         &self,
         task: Task,
         execution: &str,
         address: Option<Address>,
         cancel: CancellationToken,
-    ) -> Result<Option<Entry>, JournalError> {
+    ) -> Result<Begun, JournalError> {
         let journal = &self.shared.journal;
         let attempts = match journal.recall(&task.id).await? {
             Recall::Ended(mut entry) => {
                 tracing::info!(task = task.id, "delivered again, answered from the journal");
                 entry.address = address.or(entry.address.take());
-                return Ok(Some(*entry));
+                return Ok(Begun::Ended(entry));
             }
             Recall::Interrupted { attempts } => attempts,
             Recall::Unknown => 0,
@@ -213,40 +235,73 @@ impl Tasks {
             let text = format!("the worker died {attempts} times while it ran this operation; not tried again");
             entry.ending = Some(Ending::Reply(reply(&Err(Failure::fatal(text)))));
             journal.write(entry.clone()).await?;
-            return Ok(Some(entry));
+            return Ok(Begun::Ended(Box::new(entry)));
         }
         let slot = tokio::select! {
             slot = self.slots.acquire() => slot.ok(),
             () = either(&cancel, &self.shared.stop) => None,
         };
         if self.shared.stop.is_cancelled() {
-            return Ok(None);
+            return Ok(Begun::Stopped);
         }
         entry.ending = Some(match slot {
             None => Ending::Silent,
             Some(_slot) => {
                 journal.write(entry.clone()).await?;
-                match self.perform(task, entry.clone(), cancel).await {
-                    Some(ending) => ending,
-                    None => return Ok(None),
+                let (id, may_be_foreign) = (task.id.clone(), attempts == 0 && self.may_be_foreign(&task.id));
+                match self.perform(task, entry.clone(), cancel, may_be_foreign).await {
+                    Ok(ending) => ending,
+                    Err(Begun::Foreign) => {
+                        journal.forget(&id).await?;
+                        self.note_foreign(&id);
+                        return Ok(Begun::Foreign);
+                    }
+                    Err(begun) => return Ok(begun),
                 }
             }
         });
         journal.write(entry.clone()).await?;
-        Ok(Some(entry))
+        Ok(Begun::Ended(Box::new(entry)))
     }
 
-    async fn perform(&self, task: Task, entry: Entry, cancel: CancellationToken) -> Option<Ending> {
+    /// Management workers share one queue, and an engine that sends a task again cannot choose who gets it. For a while,
+    /// then, the others' tasks are handed on, so that the one who has begun it comes to answer.
+    fn may_be_foreign(&self, task: &str) -> bool {
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_shared = self.shared.runner.manager_name.is_some();
+        let is_open = foreign.get(task).map_or(foreign.len() < FOREIGN_MAX, |first| first.elapsed() < FOREIGN_FOR);
+        if !is_open {
+            foreign.remove(task);
+        }
+        is_shared && is_open
+    }
+
+    fn note_foreign(&self, task: &str) {
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        foreign.retain(|_, first| first.elapsed() < 3 * FOREIGN_FOR);
+        if !foreign.contains_key(task) {
+            tracing::info!(task, "another worker has begun this task, handed on");
+            foreign.insert(task.to_owned(), Instant::now());
+        }
+    }
+
+    async fn perform(
+        &self,
+        task: Task,
+        entry: Entry,
+        cancel: CancellationToken,
+        may_be_foreign: bool,
+    ) -> Result<Ending, Begun> {
         let id = task.id.clone();
         let scratch = match tempfile::Builder::new().prefix("task-").tempdir_in(self.shared.home.scratch()) {
             Ok(scratch) => scratch,
             Err(error) => {
                 let failure = Failure::recoverable("OSError", format!("make a scratch directory: {error}"));
-                return Some(Ending::Reply(reply(&Err(failure))));
+                return Ok(Ending::Reply(reply(&Err(failure))));
             }
         };
         let path: PathBuf = scratch.path().to_owned();
-        let mut operation = Operation::new(&self.shared, task, entry, path, cancel.clone());
+        let mut operation = Operation::new(&self.shared, task, entry, path, cancel.clone(), may_be_foreign);
         tracing::info!(task = id, "operation started");
         // Calls to managers have their own patience; a cancel or stop does not wait for it.
         let outcome = tokio::select! {
@@ -260,7 +315,8 @@ impl Tasks {
             Err(Ended::Failed(failure)) => Ending::Reply(reply(&Err(failure))),
             Err(Ended::Dropped) => Ending::Silent,
             Err(Ended::Cut) if cancel.is_cancelled() => Ending::Silent,
-            Err(Ended::Cut) => return None,
+            Err(Ended::Cut) => return Err(Begun::Stopped),
+            Err(Ended::Foreign) => return Err(Begun::Foreign),
         };
         tracing::info!(task = id, replied = matches!(ending, Ending::Reply(_)), "operation ended");
         if matches!(ending, Ending::Reply(_)) {
@@ -269,7 +325,7 @@ impl Tasks {
                 () = either(&cancel, &self.shared.stop) => {}
             }
         }
-        Some(ending)
+        Ok(ending)
     }
 
     /// Offers a recorded result until a broker has it, then acknowledges the task.

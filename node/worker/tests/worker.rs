@@ -342,6 +342,28 @@ async fn management_workers_share_operations_and_all_hear_services(broker: &Test
     let journals = || workers.each_ref().map(|worker| worker.dir.path().join("journal"));
     let held = |task: &str| journals().into_iter().filter(|dir| !journal(dir.clone(), task).is_null()).count();
     assert_eq!(["g0", "g1", "g2", "g3"].map(held), [1, 1, 1, 1], "each task is begun by one of them");
+    // Sent again and again while one runs it, as after a failover: whoever gets it, it is the one who answers.
+    let (count, go) = (workers[0].dir.path().join("count"), workers[0].dir.path().join("go"));
+    manager.world().operations.insert("g4".into(), "sent".into());
+    let script = format!(
+        "echo run >> {}\nwhile [ ! -e {} ]; do sleep 0.02; done\nctx returns once\n",
+        count.display(),
+        go.display()
+    );
+    let message = engine.message("g4", json!({"script_source": script}), json!({}));
+    engine.send("g4", &message).await;
+    until("it runs", || count.exists()).await;
+    for _ in 0..3 {
+        engine.send("g4", &message).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    fs::write(&go, "").expect("write");
+    assert_eq!(engine.reply("g4").await["result"], "once");
+    let held = journals().into_iter().filter(|dir| journal(dir.clone(), "g4")["attempt"] == 1).count();
+    assert_eq!((held, fs::read_to_string(&count).expect("read").as_str()), (1, "run\n"));
+    // Begun by one who is gone: taken over when its time is up.
+    manager.world().operations.insert("g5".into(), "started".into());
+    assert_eq!(engine.run_after_replies("g5", json!({"script_source": "echo taken over"})).await["ok"], true);
     // Both have made their service queues by now or do so soon; each is asked and answers.
     until("both serve", || workers.iter().all(|worker| worker.dir.path().join("instance").exists())).await;
     for worker in &workers {

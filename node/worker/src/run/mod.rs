@@ -34,6 +34,8 @@ pub(crate) enum Ended {
     Cut,
     /// Nobody waits for it any more: its execution was cancelled, or its result is already recorded.
     Dropped,
+    /// Another worker has begun it and may be at it still.
+    Foreign,
 }
 
 impl From<Failure> for Ended {
@@ -71,12 +73,21 @@ pub(crate) struct Operation {
     timeout: Option<Duration>,
     /// Whether it was begun before, here or elsewhere.
     is_resumed: bool,
+    /// Whether another worker may be at it, so that one that was begun elsewhere is not begun here.
+    may_be_foreign: bool,
     /// Whether the manager knows the operation, so that its states are reported.
     is_stored: bool,
 }
 
 impl Operation {
-    pub(crate) fn new(shared: &Shared, task: Task, entry: Entry, scratch: PathBuf, cancel: CancellationToken) -> Self {
+    pub(crate) fn new(
+        shared: &Shared,
+        task: Task,
+        entry: Entry,
+        scratch: PathBuf,
+        cancel: CancellationToken,
+        may_be_foreign: bool,
+    ) -> Self {
         let context = Context::new(task.context);
         let timeout = context.value("timeout").as_f64().filter(|seconds| *seconds > 0.0);
         Self {
@@ -96,6 +107,7 @@ impl Operation {
             entry,
             scratch,
             timeout: timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            may_be_foreign,
             is_stored: false,
         }
     }
@@ -145,6 +157,7 @@ impl Operation {
         match self.rest.get(&self.caller, &["operations", &self.task], &[]).await {
             Ok(found) => match found.get("state").and_then(Value::as_str) {
                 Some("succeeded" | "failed" | "rescheduled") => return Err(Ended::Dropped),
+                Some("started" | "response-sent") if self.may_be_foreign => return Err(Ended::Foreign),
                 Some("started") => self.is_resumed = true,
                 _ => {}
             },

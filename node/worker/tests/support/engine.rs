@@ -101,6 +101,17 @@ impl Engine {
         self.reply(task).await
     }
 
+    /// As [`Engine::run`], passing over replies of earlier tasks: one that was sent again may be answered again.
+    pub async fn run_after_replies(&self, task: &str, kwargs: Value) -> Value {
+        self.send(task, &self.message(task, kwargs, json!({}))).await;
+        loop {
+            let (id, body) = self.take(&self.replies()).await;
+            if id.as_deref() == Some(task) {
+                return body;
+            }
+        }
+    }
+
     pub async fn service(&self, task_name: &str, kwargs: Value, reply_to: Option<&str>) {
         let mut properties = BasicProperties::default().with_delivery_mode(2);
         if let Some(queue) = reply_to {
