@@ -3,11 +3,15 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::errors::{CompileError, Compiled, ErrorClass, Position};
+use crate::plan::Object;
 use crate::sources::{Catalogue, Import, Source, SourceError, Sources, has_scheme};
 use crate::version::DslVersion;
 use crate::yaml::{Key, Limits, Map, Node, Yaml, read};
 use crate::{basic_types, namespaces, shape};
 
+/// Blueprints that import blueprints.
+const MAX_BLUEPRINTS_DEEP: usize = 10;
+const BLUEPRINT: &str = "blueprint:";
 const VERSION_KEY: &str = "tosca_definitions_version";
 
 /// Sections whose entries may come from several files.
@@ -32,6 +36,10 @@ pub(crate) struct Loaded {
     pub version: DslVersion,
     pub root: Map,
     pub at: Position,
+    /// Ids of the blueprints that were imported whole.
+    pub imported_blueprints: Vec<String>,
+    /// Namespace to the id of the blueprint imported into it.
+    pub namespaces_mapping: Object,
 }
 
 struct Pending {
@@ -56,6 +64,10 @@ struct Importer<'a> {
     /// Elements of the basic types: (section, name).
     basic: HashSet<(String, String)>,
     seen: HashSet<(String, String)>,
+    imported_blueprints: Vec<String>,
+    namespaces_mapping: Object,
+    /// Ids of the blueprints whose imports are being followed.
+    open: Vec<String>,
 }
 
 pub(crate) fn load(main: &str, sources: &dyn Sources, limits: &Limits, check_versions: bool) -> Compiled<Loaded> {
@@ -69,31 +81,16 @@ pub(crate) fn load(main: &str, sources: &dyn Sources, limits: &Limits, check_ver
         )
         .with_remedy("name a YAML file of the blueprint archive")
     })?;
-    let mut budget = limits.values;
-    let node = read(&source.name, &source.text, limits, &mut budget)?;
-    let at = node.at.clone();
-    let Yaml::Map(mut root) = node.yaml else {
-        return Err(CompileError::shape(&at, format!("Expected 'dict' type but found '{}' type", node.kind())));
-    };
-    let version = main_version(&root, &at)?;
-    let imports = root.remove("imports");
-    let mut importer = Importer {
-        sources,
-        limits,
-        budget,
-        files: 1,
-        version,
-        check_versions,
-        root,
-        basic: HashSet::new(),
-        seen: HashSet::from([(source.name.clone(), String::new())]),
-    };
-    if defines_basic_types(&importer.root) {
-        let root = importer.root.clone();
-        importer.mark_basic(&root);
-    }
-    importer.follow(imports, &source.name)?;
-    Ok(Loaded { version, root: importer.root, at })
+    let mut importer = Importer::new(sources, limits, limits.values);
+    importer.check_versions = check_versions;
+    let at = importer.main(&source)?;
+    Ok(Loaded {
+        version: importer.version,
+        root: importer.root,
+        at,
+        imported_blueprints: importer.imported_blueprints,
+        namespaces_mapping: importer.namespaces_mapping,
+    })
 }
 
 fn main_version(root: &Map, at: &Position) -> Compiled<DslVersion> {
@@ -112,7 +109,70 @@ fn defines_basic_types(root: &Map) -> bool {
     root.get("node_types").and_then(Node::as_map).is_some_and(|types| types.contains("cloudify.nodes.Root"))
 }
 
-impl Importer<'_> {
+impl<'a> Importer<'a> {
+    fn new(sources: &'a dyn Sources, limits: &'a Limits, budget: usize) -> Self {
+        Self {
+            sources,
+            limits,
+            budget,
+            files: 1,
+            version: DslVersion::V1_0,
+            check_versions: false,
+            root: Map::default(),
+            basic: HashSet::new(),
+            seen: HashSet::new(),
+            imported_blueprints: Vec::new(),
+            namespaces_mapping: Object::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// Reads the main file and everything it imports.
+    fn main(&mut self, source: &Source) -> Compiled<Position> {
+        let node = read(&source.name, &source.text, self.limits, &mut self.budget)?;
+        let at = node.at.clone();
+        let Yaml::Map(mut root) = node.yaml else {
+            return Err(CompileError::shape(&at, format!("Expected 'dict' type but found '{}' type", node.kind())));
+        };
+        self.version = main_version(&root, &at)?;
+        self.seen.insert((source.name.clone(), String::new()));
+        let imports = root.remove("imports");
+        if defines_basic_types(&root) {
+            self.mark_basic(&root);
+        }
+        self.root = root;
+        self.follow(imports, &source.name)?;
+        Ok(at)
+    }
+
+    /// Merges another blueprint, read on its own, under a namespace.
+    fn import_blueprint(&mut self, id: &str, pending: &Pending, source: &Source) -> Compiled<()> {
+        let namespace = pending.namespace.trim_end_matches("--").to_owned();
+        if self.open.iter().any(|open| open == id) || self.open.len() >= MAX_BLUEPRINTS_DEEP {
+            return Err(CompileError::logic(13, &pending.at, format!("the blueprint '{id}' imports itself")));
+        }
+        let mut inner = Importer::new(self.sources, self.limits, self.budget);
+        inner.files = self.files;
+        inner.open = self.open.clone();
+        inner.open.push(id.to_owned());
+        inner.main(source)?;
+        self.budget = inner.budget;
+        self.files = inner.files;
+        self.basic.extend(inner.basic);
+        for id in std::iter::once(id.to_owned()).chain(inner.imported_blueprints) {
+            if !self.imported_blueprints.contains(&id) {
+                self.imported_blueprints.push(id);
+            }
+        }
+        for (name, id) in inner.namespaces_mapping {
+            self.namespaces_mapping.insert(format!("{namespace}--{name}"), id);
+        }
+        self.namespaces_mapping.insert(namespace, id.into());
+        let mut root = inner.root;
+        namespaces::prefix(&mut root, &pending.namespace, &self.basic);
+        self.merge(root, &pending.at, false)
+    }
+
     fn follow(&mut self, imports: Option<Node>, main: &str) -> Compiled<()> {
         let mut queue = VecDeque::new();
         if let Some(imports) = imports {
@@ -139,6 +199,9 @@ impl Importer<'_> {
 
     /// Merges one file; answers its own imports.
     fn import(&mut self, pending: Pending) -> Compiled<Vec<Pending>> {
+        if pending.what.starts_with(BLUEPRINT) {
+            check_blueprint_namespace(&pending, &self.namespaces_mapping)?;
+        }
         let source = self.locate(&pending)?;
         if !self.seen.insert((source.name.clone(), pending.namespace.clone())) {
             return Ok(Vec::new());
@@ -150,6 +213,10 @@ impl Importer<'_> {
                 &pending.at,
                 format!("more than {} imported files", self.limits.files),
             ));
+        }
+        if let Some(id) = pending.what.strip_prefix(BLUEPRINT) {
+            self.import_blueprint(id, &pending, &source)?;
+            return Ok(Vec::new());
         }
         let node = read(&source.name, &source.text, self.limits, &mut self.budget)?;
         let at = node.at.clone();
@@ -176,11 +243,11 @@ impl Importer<'_> {
         if pending.what.starts_with("plugin:") {
             set_catalogue(&mut root, &source.catalogue, &at);
         }
-        if !basic && !pending.namespace.is_empty() {
-            namespaces::prefix(&mut root, &pending.namespace);
-        }
         if let Some(properties) = &pending.properties {
             crate::plugin_properties::set(&mut root, properties, &pending.at)?;
+        }
+        if !basic && !pending.namespace.is_empty() {
+            namespaces::prefix(&mut root, &pending.namespace, &HashSet::new());
         }
         let next = match imports {
             Some(imports) => {
@@ -335,6 +402,28 @@ impl Importer<'_> {
         )
         .with_remedy(format!("rename one of the two; the other is at {}", present.at)))
     }
+}
+
+/// A blueprint is imported under a namespace of its own.
+fn check_blueprint_namespace(pending: &Pending, taken: &Object) -> Compiled<()> {
+    let namespace = pending.namespace.trim_end_matches("--");
+    if namespace.is_empty() {
+        return Err(CompileError::logic(
+            213,
+            &pending.at,
+            format!("Invalid {}: blueprint import cannot be used without namespace", pending.what),
+        )
+        .with_remedy(format!("write NAME--{}", pending.what)));
+    }
+    if taken.contains_key(namespace) {
+        return Err(CompileError::logic(
+            214,
+            &pending.at,
+            format!("Import failed {namespace}: can not use the same namespace for importing blueprints"),
+        )
+        .with_remedy("choose another namespace"));
+    }
+    Ok(())
 }
 
 /// Labels and tags of a plugin are those it was uploaded with, not those of its file.

@@ -1,5 +1,7 @@
 //! Puts the elements of an imported file under a namespace, `ns--name`.
 
+use std::collections::HashSet;
+
 use crate::yaml::{Key, Map, Node, Yaml};
 
 /// Words that look like type names but are not defined by any file.
@@ -44,8 +46,9 @@ const NAMED: [&str; 16] = [
     "resource_tags",
 ];
 
-/// Renames what `root` defines and every reference to it. `namespace` ends in `--`.
-pub(crate) fn prefix(root: &mut Map, namespace: &str) {
+/// Renames what `root` defines and every reference to it. `namespace` ends in `--`. Elements in `kept`, by section
+/// and name, stay as they are.
+pub(crate) fn prefix(root: &mut Map, namespace: &str, kept: &HashSet<(String, String)>) {
     let sections = std::mem::take(root);
     for (section, mut node) in sections.into_entries() {
         let name = section.name.clone();
@@ -54,8 +57,10 @@ pub(crate) fn prefix(root: &mut Map, namespace: &str) {
         {
             let taken = std::mem::take(entries);
             for (mut key, mut value) in taken.into_entries() {
-                element(&name, &mut value, namespace);
-                rename_key(&mut key, namespace);
+                if !kept.contains(&(name.clone(), key.name.clone())) {
+                    element(&name, &mut value, namespace);
+                    rename_key(&mut key, namespace);
+                }
                 entries.insert(key, value);
             }
         } else if name == "deployment_settings" {
@@ -115,6 +120,15 @@ fn element(section: &str, value: &mut Node, namespace: &str) {
     };
     match section {
         "inputs" => schema(map, namespace),
+        "plugins" => {
+            if let Some(Node { yaml: Yaml::Map(properties), .. }) = map.get_mut("properties") {
+                let taken = std::mem::take(properties);
+                for (mut key, value) in taken.into_entries() {
+                    rename_key(&mut key, namespace);
+                    properties.insert(key, value);
+                }
+            }
+        }
         "node_types" => {
             rename_field(map, "derived_from", namespace);
             schemas(map, "properties", namespace);
@@ -122,6 +136,8 @@ fn element(section: &str, value: &mut Node, namespace: &str) {
         }
         "data_types" => {
             rename_field(map, "derived_from", namespace);
+            // Plans have always shown these descriptions under the namespace too, and clients compare plans.
+            rename_field(map, "description", namespace);
             schemas(map, "properties", namespace);
         }
         "relationships" => {

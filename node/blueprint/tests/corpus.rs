@@ -67,8 +67,8 @@ fn recorded_case(root: &Path, case: &Value) -> Result<(), String> {
     let main = root.join(text(&case["file"]));
     let absolute = |value: &Value| root.join(text(value)).to_string_lossy().into_owned();
     let mut resolve = case.get("resolve").cloned().unwrap_or_else(|| json!({}));
-    if let Some(Value::Object(imports)) = resolve.get_mut("imports") {
-        for path in imports.values_mut() {
+    for section in ["imports", "blueprints"] {
+        for path in resolve.get_mut(section).and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
             *path = absolute(path).into();
         }
     }
@@ -148,7 +148,8 @@ fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {
             let in_order = |key: &str| {
-                key.contains("plugins") || ["nodes", "members", "secrets", "parent_capabilities"].contains(&key)
+                key.contains("plugins")
+                    || ["nodes", "members", "imported_blueprints", "secrets", "parent_capabilities"].contains(&key)
             };
             map.into_iter()
                 .map(|(key, value)| {

@@ -118,7 +118,7 @@ impl<'a> Compiler<'a> {
             Some(node) => plugins::read(node, &types)?,
             None => Vec::new(),
         };
-        let mapper = Mapper { plugins: &plugins, sources: self.sources };
+        let mapper = Mapper { plugins: &plugins, sources: self.sources, blueprints: &self.loaded.namespaces_mapping };
         let node_types = match self.section("node_types") {
             Some(node) => types::derived_types(
                 node,
@@ -183,8 +183,8 @@ impl<'a> Compiler<'a> {
             deployment_plugins_to_install: nodes.deployment_plugins,
             workflow_plugins_to_install,
             host_agent_plugins_to_install: nodes.host_plugins,
-            imported_blueprints: Vec::new(),
-            namespaces_mapping: Object::new(),
+            imported_blueprints: self.loaded.imported_blueprints.clone(),
+            namespaces_mapping: self.loaded.namespaces_mapping.clone(),
             requirements: Requirements::default(),
         };
         plan.data_types = data_types;

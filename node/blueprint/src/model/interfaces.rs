@@ -272,6 +272,8 @@ pub(crate) enum Mapping<'a> {
 pub(crate) struct Mapper<'a> {
     pub plugins: &'a [Plugin],
     pub sources: &'a dyn Sources,
+    /// Namespaces of imported blueprints, whose scripts are not among the files of this one.
+    pub blueprints: &'a Object,
 }
 
 impl<'a> Mapper<'a> {
@@ -282,15 +284,7 @@ impl<'a> Mapper<'a> {
         let is_path =
             text.contains("://") || (!several_lines && (self.sources.has_file(text) || self.sources.has_file(bare)));
         if is_path || several_lines {
-            let plugin = self.plugins.iter().find(|plugin| plugin.name.ends_with("script")).ok_or_else(|| {
-                CompileError::logic(61, at, format!("{place} is a script, but no script plugin is defined"))
-                    .with_remedy("import cloudify/types/types.yaml")
-            })?;
-            return Ok(if is_path {
-                Mapping::ScriptFile { plugin, path: text.to_owned() }
-            } else {
-                Mapping::ScriptText { plugin }
-            });
+            return self.script(text, is_path, at, place);
         }
         let mut fitting = self.plugins.iter().filter_map(|plugin| {
             let task = text.strip_prefix(plugin.name.as_str())?.strip_prefix('.')?;
@@ -310,6 +304,7 @@ impl<'a> Mapper<'a> {
                 ),
             )
             .with_remedy("rename one of the plugins")),
+            (None, _) if self.of_blueprint(text) => self.script(text, true, at, place),
             (None, _) => Err(CompileError::logic(
                 code,
                 at,
@@ -319,6 +314,18 @@ impl<'a> Mapper<'a> {
             )
             .with_remedy("name a declared plugin, as in plugin.module.task, or a file of the blueprint")),
         }
+    }
+
+    fn of_blueprint(&self, text: &str) -> bool {
+        text.rsplit_once("--").is_some_and(|(namespace, _)| self.blueprints.contains_key(namespace))
+    }
+
+    fn script(&self, text: &str, is_path: bool, at: &Position, place: &str) -> Compiled<Mapping<'a>> {
+        let plugin = self.plugins.iter().find(|plugin| plugin.name.ends_with("script")).ok_or_else(|| {
+            CompileError::logic(61, at, format!("{place} is a script, but no script plugin is defined"))
+                .with_remedy("import cloudify/types/types.yaml")
+        })?;
+        Ok(if is_path { Mapping::ScriptFile { plugin, path: text.to_owned() } } else { Mapping::ScriptText { plugin } })
     }
 
     /// Every `interface.operation`, and the bare name of those only one interface has.

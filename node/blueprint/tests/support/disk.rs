@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 pub struct Disk {
     pub directory: PathBuf,
     pub imports: BTreeMap<String, String>,
+    /// Main files of other blueprints by id.
+    pub blueprints: BTreeMap<String, String>,
     pub plugins: BTreeMap<String, Value>,
     pub resources: Option<PathBuf>,
 }
@@ -21,6 +23,7 @@ impl Disk {
         Self {
             directory: main.parent().unwrap_or(Path::new("")).to_owned(),
             imports: serde_json::from_value(part("imports")).unwrap_or_default(),
+            blueprints: serde_json::from_value(part("blueprints")).unwrap_or_default(),
             plugins: serde_json::from_value(part("plugins")).unwrap_or_default(),
             resources: resolve["resources"].as_str().map(PathBuf::from),
         }
@@ -55,6 +58,9 @@ impl Sources for Disk {
                 };
             }
             return Ok(source);
+        }
+        if let Some(path) = import.what.strip_prefix("blueprint:").and_then(|id| self.blueprints.get(id)) {
+            return self.read(Path::new(path)).ok_or_else(|| SourceError::Unreadable(format!("cannot read {path}")));
         }
         if has_scheme(import.what) {
             return Err(SourceError::Refused(format!("'{}' is not known", import.what)));
