@@ -23,13 +23,16 @@ pub mod auth;
 pub mod blueprints;
 mod bootstrap;
 pub mod config;
+pub mod deployments;
 mod error;
+pub mod evaluate;
 pub mod events;
 pub mod executions;
 pub mod executor;
 pub mod files;
 mod labels;
 pub mod names;
+pub mod nodes;
 pub mod operations;
 pub mod permissions;
 pub mod ports;
@@ -133,6 +136,18 @@ impl App {
     #[must_use]
     pub fn blueprints(&self) -> blueprints::Blueprints<'_> {
         blueprints::Blueprints(self)
+    }
+
+    /// Deployments.
+    #[must_use]
+    pub fn deployments(&self) -> deployments::Deployments<'_> {
+        deployments::Deployments(self)
+    }
+
+    /// Nodes and their instances.
+    #[must_use]
+    pub fn nodes(&self) -> nodes::Nodes<'_> {
+        nodes::Nodes(self)
     }
 
     /// The file server.

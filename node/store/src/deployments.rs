@@ -279,6 +279,16 @@ pub async fn set_display_name(tx: &mut Tx, key: i64, display_name: &str) -> Resu
     Ok(())
 }
 
+/// Who sees it.
+///
+/// # Errors
+/// [`StoreError::Conflict`] on one of [`ID_TAKEN`].
+pub async fn set_visibility(tx: &mut Tx, key: i64, visibility: &str) -> Result<(), StoreError> {
+    let sql = "UPDATE deployments SET visibility = $2, updated_at = clock_timestamp() WHERE key = $1";
+    sqlx::query(sql).bind(key).bind(visibility).execute(&mut **tx).await?;
+    Ok(())
+}
+
 /// Removes a deployment with its nodes, instances, executions and events.
 ///
 /// # Errors

@@ -99,7 +99,9 @@ pub fn time_text(time: OffsetDateTime) -> String {
 
 fn included<V: View>(params: &Params) -> Result<Option<Vec<&str>>, ApiError> {
     let Some(include) = params.include() else { return Ok(None) };
-    match include.iter().find(|field| !V::FIELDS.contains(*field)) {
+    // `type` is a word of Rust.
+    let is_known = |field: &str| V::FIELDS.iter().any(|known| known.strip_prefix("r#").unwrap_or(known) == field);
+    match include.iter().find(|field| !is_known(field)) {
         Some(unknown) => {
             let message = format!("Field `{unknown}` does not exist");
             Err(ApiError(AppError::new(Code::NoSuchIncludeField, message)))

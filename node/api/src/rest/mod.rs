@@ -9,11 +9,13 @@ pub mod body;
 pub mod caller;
 mod cluster;
 mod config;
+mod deployments;
 pub mod error;
 mod events;
 mod executions;
 mod labels;
 pub mod lists;
+mod nodes;
 mod operations;
 mod permissions;
 mod system;
@@ -48,8 +50,10 @@ pub fn router(app: App) -> Router {
         .merge(blueprints::routes())
         .merge(cluster::routes())
         .merge(config::routes())
+        .merge(deployments::routes())
         .merge(events::routes())
         .merge(executions::routes())
+        .merge(nodes::routes())
         .merge(operations::routes())
         .merge(permissions::routes())
         .merge(system::routes())

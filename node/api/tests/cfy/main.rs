@@ -3,4 +3,5 @@
 //! Each test needs `#[cfg_attr(not(has_cfy), ignore = "QUORATE_VENV is not set: `make test` sets it")]`.
 
 mod basic;
+mod deployments;
 mod support;

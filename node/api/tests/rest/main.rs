@@ -2,6 +2,7 @@
 
 mod archives;
 mod blueprints;
+mod deployments;
 mod executions;
 mod support;
 mod system;
