@@ -198,6 +198,12 @@ impl Consensus {
         (self.leader_silent_for() <= self.silence_max).then_some(leader)
     }
 
+    /// Whom this node voted for last: itself when it stood for election, or the leader.
+    #[must_use]
+    pub fn voted_for(&self) -> Option<NodeId> {
+        self.raft.metrics().borrow().vote.leader_id().voted_for().map(NodeId)
+    }
+
     /// Raft's voters and their addresses, by number.
     #[must_use]
     pub fn voters(&self) -> Vec<(NodeId, IpAddr)> {

@@ -24,7 +24,7 @@ const MISSED: u32 = 3;
 /// Between two voters, longer than an election takes.
 const STAGGER: Duration = Duration::from_millis(40);
 /// Before a voter stands again.
-const AGAIN: Duration = Duration::from_millis(150);
+const AGAIN: Duration = Duration::from_millis(250);
 /// How often it stands before Raft's own patience decides.
 const ATTEMPTS: u32 = 3;
 
@@ -58,9 +58,11 @@ async fn elect(consensus: &Consensus, views: &Views, gone: NodeId) {
         return;
     };
     tokio::time::sleep(STAGGER * u32::try_from(rank).unwrap_or(u32::MAX)).await;
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
         let leader = consensus.leadership().borrow().leader;
-        if leader.is_some_and(|leader| leader != gone) || !views.refused(gone) {
+        // Who has voted for somebody since lets that one begin; standing again would end its term.
+        let has_voted = attempt > 0 && consensus.voted_for() != Some(consensus.node());
+        if leader.is_some_and(|leader| leader != gone) || has_voted || !views.refused(gone) {
             return;
         }
         info!(%gone, "the raft leader's process is gone, standing for election");

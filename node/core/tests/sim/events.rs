@@ -18,8 +18,6 @@ pub struct Knobs {
     pub skip_freeze: bool,
     /// Nodes follow an older epoch than the one they promised, and the gate lets standbys of any epoch in.
     pub old_epoch_accepted: bool,
-    /// A grant is agreed whatever set it was counted with.
-    pub grant_uncounted: bool,
     /// The agreed set follows PostgreSQL's without waiting for what was acknowledged before.
     pub agree_unconfirmed: bool,
 }

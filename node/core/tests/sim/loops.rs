@@ -22,6 +22,8 @@ const OBSERVE_DEADLINE: Ms = 300;
 const ROUND: Ms = 100;
 const SYNC: Ms = 250;
 const MEMBERS: Ms = 300;
+/// A leader that no majority answered for so long is cut off.
+const CUT_OFF: Ms = 700;
 const FREEZE_LOST: Ms = 2000;
 /// A standby that lacks no more records than this counts as caught up.
 const LAG_MAX: usize = 20;
@@ -47,6 +49,9 @@ pub struct Leading {
     resigning: Option<(Epoch, Ms)>,
     granting: bool,
     round_at: Ms,
+    /// When a majority last answered, and since when it does again after it was silent.
+    heard: Ms,
+    again: Ms,
 }
 
 impl Leading {
@@ -59,6 +64,8 @@ impl Leading {
             resigning: None,
             granting: false,
             round_at: 0,
+            heard: now,
+            again: 0,
         }
     }
 }
@@ -161,6 +168,17 @@ impl World {
         }
     }
 
+    /// As `Failover::may_decide`.
+    pub fn hear_majority(&mut self, id: NodeId) {
+        let (now, heard) = (self.now, self.has_majority(id));
+        if let Some(leading) = self.n(id).leading.as_mut().filter(|_| heard) {
+            if now > leading.heard + CUT_OFF {
+                leading.again = now + POLICY.silence.as_millis() as Ms;
+            }
+            leading.heard = now;
+        }
+    }
+
     pub fn round(&mut self, id: NodeId) {
         let now = self.now;
         let state = self.known(id);
@@ -169,6 +187,9 @@ impl World {
         let node = self.n(id);
         let Some(leading) = node.leading.as_mut().filter(|leading| !leading.granting) else { return };
         leading.round_at = now + ROUND;
+        if now > leading.heard + CUT_OFF || now < leading.again {
+            return;
+        }
         if current != leading.current {
             leading.current = current;
             leading.since_grant = now;
@@ -392,7 +413,8 @@ impl World {
     pub fn members_tick(&mut self, id: NodeId) {
         let now = self.now;
         let node = self.n(id);
-        if now < node.members_at || !node.voter.leads {
+        let cut_off = node.leading.as_ref().is_none_or(|leading| now > leading.heard + CUT_OFF);
+        if now < node.members_at || !node.voter.leads || cut_off {
             return;
         }
         node.members_at = now + MEMBERS;

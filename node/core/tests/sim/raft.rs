@@ -68,7 +68,7 @@ impl World {
         self.raft.log[self.nodes[&id].voter.applied].clone()
     }
 
-    fn has_majority(&self, leader: NodeId) -> bool {
+    pub fn has_majority(&self, leader: NodeId) -> bool {
         let state = self.latest();
         let voters: Vec<NodeId> = state.members.values().filter(|m| m.voter).map(|m| m.id).collect();
         let heard = voters.iter().filter(|v| **v == leader || self.both_ways(leader, **v)).count();
@@ -207,6 +207,7 @@ impl World {
         if voter.leads {
             if now >= voter.beat {
                 self.n(id).voter.beat = now + HEARTBEAT;
+                self.hear_majority(id);
                 self.beat(id);
             }
         } else if now > voter.heard + voter.timeout {
@@ -280,7 +281,7 @@ impl World {
             Command::Barrier => {}
             Command::Grant { epoch, holder, parent, counted } => {
                 let in_turn = *epoch == current.next() && parent < epoch && state.members.contains_key(holder);
-                if !in_turn || (*counted != state.sync && !self.knobs.grant_uncounted) {
+                if !in_turn || *counted != state.sync {
                     return Answer::Refused;
                 }
                 let (epoch, holder, parent) = (*epoch, *holder, *parent);
