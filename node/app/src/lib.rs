@@ -90,6 +90,9 @@ struct Inner {
     limits: UploadLimits,
     /// Tenants and ids of blueprints that are being uploaded or removed.
     busy: Mutex<HashSet<(i64, String)>>,
+    /// Turns to receive an upload.
+    receiving: Arc<Semaphore>,
+    /// Turns to unpack and compile one.
     upload_jobs: Semaphore,
     passwords: auth::Passwords,
 }
@@ -104,6 +107,7 @@ impl App {
             resources_root: settings.resources_root,
             limits: settings.limits,
             busy: Mutex::default(),
+            receiving: Arc::new(Semaphore::new(uploads::RECEIVED_MAX)),
             upload_jobs: Semaphore::new(uploads::JOBS_MAX),
             passwords: auth::Passwords::new(),
         }))

@@ -16,6 +16,7 @@ use quorate_store::executions::{self, NewExecution};
 use quorate_store::{Document, NewLabel, Tx};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -28,6 +29,8 @@ use crate::{Actor, App, AppError, Code, Permission, Visibility, labels, names};
 
 /// The workflow that unpacks and compiles.
 pub const UPLOAD_WORKFLOW: &str = "upload_blueprint";
+/// Uploads that are received at once.
+pub(crate) const RECEIVED_MAX: usize = 16;
 /// Blueprints that are unpacked and compiled at once. The others wait as rows.
 pub(crate) const JOBS_MAX: usize = 2;
 /// How long a client waits for the end when it asks to.
@@ -54,6 +57,7 @@ pub struct Upload {
     actor: Actor,
     id: String,
     _name: NameLock,
+    _turn: OwnedSemaphorePermit,
     staging: Box<dyn Staging>,
     file: tokio::fs::File,
     received: u64,
@@ -84,12 +88,16 @@ impl App {
     ///
     /// # Errors
     /// `forbidden_error`, `bad_parameters_error` for the id; `conflict_error` when it is taken, unless by an upload
-    /// that failed.
+    /// that failed; `file_sync_service_error` while too many others are received.
     pub async fn begin_upload(&self, actor: &Actor, id: &str) -> Result<Upload, AppError> {
         actor.require(Permission::BlueprintUpload)?;
         names::check("blueprint_id", id)?;
         let name = self.lock_blueprint(actor, id)?;
         check_free(&mut *self.store().read().await?, actor, id, false).await?;
+        let Ok(turn) = self.0.receiving.clone().try_acquire_owned() else {
+            let message = format!("{RECEIVED_MAX} uploads are being received already; try again");
+            return Err(AppError::new(Code::FileSync, message));
+        };
         let staging = self.ports().content.staging().await?;
         tokio::fs::create_dir(staging.path()).await.map_err(ContentError::Disk)?;
         let file = tokio::fs::File::create_new(staging.path().join("received")).await.map_err(ContentError::Disk)?;
@@ -98,6 +106,7 @@ impl App {
             actor: actor.clone(),
             id: id.to_owned(),
             _name: name,
+            _turn: turn,
             staging,
             file,
             received: 0,

@@ -82,7 +82,6 @@ impl Manager {
         let app = App::new(AppSettings { pool: pool.clone(), epoch, resources_root, ports, limits });
         self.bootstrap(&app).await?;
         app.resume_uploads().await.context("take up unfinished uploads")?;
-        app.resume_uploads().await.context("go on with unfinished uploads")?;
         // The sessions end with the reign.
         let end = reign.clone();
         tokio::spawn(async move {

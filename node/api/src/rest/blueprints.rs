@@ -29,6 +29,8 @@ use crate::files;
 const PARAMS_BYTES_MAX: usize = 1 << 20;
 /// How long the rest of a refused upload is still taken, so that the client comes to read why.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A client that sends nothing for this long has gone.
+const IDLE: Duration = Duration::from_secs(60);
 /// The file that is compiled when the client does not say.
 const MAIN_FILE: &str = "blueprint.yaml";
 
@@ -174,11 +176,11 @@ async fn receive_parts(
     let mut upload = app.begin_upload(actor, id).await?;
     let mut fields = Fields::default();
     let broken = |error: MultipartError| AppError::bad(format!("the upload cannot be read: {error}"));
-    while let Some(mut part) = parts.next_field().await.map_err(broken)? {
+    while let Some(mut part) = in_time(parts.next_field()).await?.map_err(broken)? {
         match part.name() {
             Some("params") => fields = read_fields(part).await?,
             Some("blueprint_archive") => {
-                while let Some(bytes) = part.chunk().await.map_err(broken)? {
+                while let Some(bytes) = in_time(part.chunk()).await?.map_err(broken)? {
                     upload.write(&bytes).await?;
                 }
             }
@@ -188,9 +190,14 @@ async fn receive_parts(
     Ok((upload, fields))
 }
 
+async fn in_time<T>(next: impl Future<Output = T>) -> Result<T, AppError> {
+    let came = tokio::time::timeout(IDLE, next).await;
+    came.map_err(|_| AppError::bad(format!("the upload stood still for {} seconds", IDLE.as_secs())))
+}
+
 async fn read_fields(mut part: Field<'_>) -> Result<Fields, ApiError> {
     let mut text = Vec::new();
-    while let Some(bytes) = part.chunk().await.map_err(|error| AppError::bad(error.to_string()))? {
+    while let Some(bytes) = in_time(part.chunk()).await?.map_err(|error| AppError::bad(error.to_string()))? {
         if text.len() + bytes.len() > PARAMS_BYTES_MAX {
             return Err(AppError::bad(format!("`params` has more than {PARAMS_BYTES_MAX} bytes")).into());
         }
@@ -207,7 +214,7 @@ async fn receive_body(
     body: &mut axum::body::BodyDataStream,
 ) -> Result<Upload, ApiError> {
     let mut upload = app.begin_upload(actor, id).await?;
-    while let Some(bytes) = body.next().await {
+    while let Some(bytes) = in_time(body.next()).await? {
         let bytes = bytes.map_err(|error| AppError::bad(format!("the upload cannot be read: {error}")))?;
         upload.write(&bytes).await?;
     }

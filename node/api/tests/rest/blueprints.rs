@@ -165,6 +165,40 @@ async fn an_archive_that_cannot_be_used_is_refused() {
 }
 
 #[tokio::test]
+async fn a_row_comes_only_after_its_archive() {
+    let test = app().await;
+    let admin = Client::admin(&test.app);
+    // Nothing can be placed.
+    let directory = test.resources.path().join("uploaded-blueprints");
+    std::fs::write(&directory, "in the way").unwrap();
+    let (status, error) = upload(&admin, "shop", json!({}), &sample()).await;
+    assert_eq!((status, code(&error)), (StatusCode::INTERNAL_SERVER_ERROR, "internal_server_error"));
+    let (_, page) = admin.get("/blueprints").await;
+    assert_eq!(page["items"], json!([]));
+    let (_, page) = admin.get("/executions").await;
+    assert_eq!(page["items"], json!([]));
+    std::fs::remove_file(&directory).unwrap();
+    let (status, _) = upload(&admin, "shop", json!({}), &sample()).await;
+    assert_eq!(status, StatusCode::CREATED);
+    assert_nothing_staged(&test);
+}
+
+#[tokio::test]
+async fn of_two_uploads_of_an_id_one_is_taken() {
+    let test = app().await;
+    let admin = Client::admin(&test.app);
+    let archives = [sample(), of(&[("blueprint.yaml", "tosca_definitions_version: cloudify_dsl_1_3\n")])];
+    let (one, other) =
+        tokio::join!(upload(&admin, "a", json!({}), &archives[0]), upload(&admin, "a", json!({}), &archives[1]),);
+    let mut statuses = [one.0, other.0];
+    statuses.sort();
+    assert_eq!(statuses, [StatusCode::CREATED, StatusCode::CONFLICT], "{one:?} {other:?}");
+    let taken = &archives[usize::from(other.0 == StatusCode::CREATED)];
+    let stored = test.resources.path().join("uploaded-blueprints/default_tenant/a/a.tar.gz");
+    assert_eq!(&std::fs::read(stored).unwrap(), taken);
+}
+
+#[tokio::test]
 async fn a_raw_body_with_its_parameters_in_the_query_is_an_upload_too() {
     let test = app().await;
     let admin = Client::admin(&test.app);
