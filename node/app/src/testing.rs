@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use quorate_store::{PgPool, open_epoch, testing};
-use quorate_types::NodeId;
+use quorate_types::{Epoch, NodeId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -36,6 +36,19 @@ pub struct TestApp {
     pub executor: Arc<Notify>,
     /// The resources directory.
     pub resources: TempDir,
+}
+
+impl TestApp {
+    /// The same database served in a later epoch: what `app` begins from now on is refused.
+    ///
+    /// # Panics
+    /// When that epoch is over already.
+    pub async fn take_over(&self, epoch: Epoch) -> App {
+        open_epoch(&self.pool, epoch).await.expect("open the epoch");
+        let (pool, ports) = (self.pool.clone(), self.app.ports().clone());
+        let resources_root = self.resources.path().to_owned();
+        App::new(AppSettings { pool, epoch, resources_root, ports, limits: UPLOAD_LIMITS })
+    }
 }
 
 /// A bootstrapped app on a database and a directory of its own.

@@ -262,10 +262,13 @@ pub async fn set_status(tx: &mut Tx, key: i64, from: &[&str], status: &str) -> R
 
 /// The execution ends; what ended already stays as it is. `false`: it had ended.
 ///
+/// A cancelled one keeps its token: operations of it may still run, and a resume goes on with them.
+///
 /// # Errors
 /// [`StoreError::Unavailable`].
 pub async fn finish(tx: &mut Tx, key: i64, status: &str, error: &str) -> Result<bool, StoreError> {
-    let sql = "UPDATE executions SET status = $2, error = $3, ended_at = clock_timestamp(), token = NULL \
+    let sql = "UPDATE executions SET status = $2, error = $3, ended_at = clock_timestamp(), \
+               token = CASE WHEN $2 = 'cancelled' THEN token END \
                WHERE key = $1 AND status NOT IN ('terminated', 'failed', 'cancelled')";
     let done = sqlx::query(sql).bind(key).bind(status).bind(error).execute(&mut **tx).await?;
     Ok(done.rows_affected() == 1)

@@ -127,7 +127,11 @@ async fn go_on(tx: &mut Tx, row: &Execution, action: Action) -> Result<(), AppEr
         let target = Target { execution: row.key, deployment: row.deployment_key, graph: graph.key };
         changes::apply(tx, &target, &again).await?;
     }
-    renew_token(tx, row.key).await
+    // Operations that still run go on with the token they have.
+    match rows::token(tx, row.key).await? {
+        Some(_) => Ok(()),
+        None => renew_token(tx, row.key).await,
+    }
 }
 
 /// Gives an execution a token; an earlier one is worth nothing any more.

@@ -11,6 +11,7 @@ use tracing::info;
 use uuid::Uuid;
 
 pub use actions::Action;
+pub(crate) use actions::renew_token;
 pub use availability::is_available;
 pub use quorate_store::executions::Execution;
 
@@ -22,7 +23,7 @@ pub const NOT_THE_EXECUTORS: [&str; 3] =
 /// Seconds that other branches may go on after a failure, unless the caller says otherwise.
 pub const WAIT_AFTER_FAIL_SECONDS: i32 = 600;
 /// What an execution is in while it works, or is about to.
-const ACTIVE: [&str; 5] = ["pending", "started", "cancelling", "force_cancelling", "kill_cancelling"];
+pub(crate) const ACTIVE: [&str; 5] = ["pending", "started", "cancelling", "force_cancelling", "kill_cancelling"];
 
 /// What to execute.
 #[derive(Debug)]

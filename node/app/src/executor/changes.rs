@@ -75,7 +75,7 @@ pub(crate) fn row(operation: &Operation) -> NewOperation {
 /// An event that the engine made.
 pub(crate) fn event(event: EventRecord) -> events::NewEvent {
     events::NewEvent {
-        message: event.message,
+        message: storable(&event.message),
         event_type: Some(event.event_type),
         operation: event.operation,
         node_instance_id: event.node_instance_id,
@@ -84,6 +84,11 @@ pub(crate) fn event(event: EventRecord) -> events::NewEvent {
         error_causes: event.error_causes.map(Into::into),
         ..events::NewEvent::default()
     }
+}
+
+/// A text as PostgreSQL keeps it.
+pub(crate) fn storable(text: &str) -> String {
+    text.replace('\0', "<NUL>")
 }
 
 /// Writes changes in a few statements, however many they are. *Invariant* `RECORDED_ONCE`.

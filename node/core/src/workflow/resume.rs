@@ -6,8 +6,9 @@ use super::restore::read;
 use super::run::again;
 
 /// What to write before a failed or cancelled execution runs again: each failed task gets a new row with a new id and
-/// no retries used, for a worker never runs an id twice; failed sub-graphs open again. `force` also repeats tasks
-/// that are in flight, whose results are then never taken.
+/// no retries used, for a worker never runs an id twice; failed sub-graphs open again. Tasks that nobody is known to
+/// have begun are repeated too: a worker that saw the execution stopped has thrown them away for good. `force` also
+/// repeats those that were begun. Results of repeated tasks are never taken.
 ///
 /// # Errors
 /// When the rows are not a graph this engine wrote.
@@ -22,7 +23,7 @@ pub fn resume(graph: Graph, force: bool, new_id: &mut dyn FnMut() -> String) -> 
                 ended -= 1;
                 changes.push(Change::Reopen { id: slot.id.clone() });
             }
-            TaskKind::Remote if failed || (force && slot.state.is_in_flight()) => {
+            TaskKind::Remote if failed || (slot.state.is_in_flight() && (force || slot.state < TaskState::Started)) => {
                 if !failed {
                     let state = TaskState::Failed;
                     ended += 1;
