@@ -127,15 +127,14 @@ impl Operations<'_> {
         if matches!(execution.status.as_str(), "terminated" | "failed" | "cancelled") {
             return conflict("its execution has ended");
         }
-        if let Some(assigned) = &row.agent_name {
-            // Workers of others tell only one of the names, or none.
-            let named = [reporter.agent, reporter.manager].into_iter().flatten().collect::<Vec<_>>();
-            if !named.is_empty()
-                && !named.contains(&assigned.as_str())
-                && reporter.manager != row.manager_name.as_deref()
-            {
-                return conflict("it was given to another worker");
-            }
+        // One who gives no name cannot be told from the right one.
+        if let (Some(assigned), Some(agent)) = (row.agent_name.as_deref(), reporter.agent)
+            && assigned != agent
+        {
+            return conflict("it was given to another worker");
+        }
+        if let Some(manager) = reporter.manager {
+            rows::set_manager(&mut tx, id, manager).await?;
         }
         if matches!(row.state.as_str(), "pending" | "sending" | "sent") {
             rows::set_state(&mut tx, id, "started").await?;

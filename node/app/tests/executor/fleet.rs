@@ -40,7 +40,6 @@ struct State {
     sent: Vec<(String, String)>,
     /// Instance and operation, in the order they were run.
     ran: Vec<String>,
-    refused: Vec<String>,
     cancelled: Vec<(String, String)>,
     replies: VecDeque<(String, TaskOutcome)>,
     unacked: Vec<(String, TaskOutcome)>,
@@ -87,10 +86,6 @@ impl Fleet {
         self.lock().ran.clone()
     }
 
-    pub fn refused(&self) -> usize {
-        self.lock().refused.len()
-    }
-
     pub fn cancelled(&self) -> Vec<(String, String)> {
         self.lock().cancelled.clone()
     }
@@ -126,10 +121,17 @@ impl Fleet {
         }
         let context = message.context();
         let token = context["execution_token"].as_str().unwrap().to_owned();
-        let report = self.report(&token, &id, &worker, Progress::Started).await;
+        let mut report = Err(Code::NoActiveNode);
+        for _ in 0..1000 {
+            if report != Err(Code::NoActiveNode) {
+                break;
+            }
+            report = self.report(&token, &id, &worker, Progress::Started).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         if let Err(code) = report {
             assert!(matches!(code, Code::Conflict | Code::Unauthorized), "{code:?}");
-            self.lock().refused.push(id);
+            // Another has it, or nobody wants it any more.
             return;
         }
         let (instance, name) = (context["node_id"].as_str().unwrap(), context["operation"]["name"].as_str().unwrap());
@@ -204,7 +206,8 @@ impl Transport for Line {
 
     async fn next_reply(&self) -> Reply {
         loop {
-            if let Some((task_id, outcome)) = self.0.lock().replies.pop_front() {
+            let next = self.0.lock().replies.pop_front();
+            if let Some((task_id, outcome)) = next {
                 self.0.lock().unacked.push((task_id.clone(), outcome.clone()));
                 let (fleet, id) = (self.0.clone(), task_id.clone());
                 let ack = move || {
