@@ -21,6 +21,10 @@ const PATH_BYTES_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 255;
 /// Bytes of a long name or of further attributes in a tar archive.
 const EXTENSION_BYTES_MAX: u64 = 64 << 10;
+/// Records that one entry may take: itself, a long name, a long target, further attributes.
+const RECORDS_PER_ENTRY: u64 = 4;
+/// Bytes of headers and padding that one entry of a tar archive may take.
+const HEADERS_BYTES_MAX: u64 = 8 << 10;
 /// Folder that macOS adds to archives beside the one that was packed.
 const MACOS_EXTRA: &str = "__MACOSX";
 
@@ -123,9 +127,16 @@ fn extract_tar(
     tree: &mut Tree<'_>,
 ) -> Result<(), ExtractError> {
     let again = archive.try_clone().map_err(ExtractError::Damaged)?;
+    // What the archive may unpack to, with headers and padding: no more is inflated, whatever the headers say.
+    let inflated_max = tree
+        .limits
+        .unpacked_bytes_max
+        .saturating_add(tree.limits.entries_max.saturating_mul(HEADERS_BYTES_MAX))
+        .saturating_add(EXTENSION_BYTES_MAX);
     // First only look: long names and attributes are read into memory whole, so their sizes are checked before.
-    let mut looked = tar::Archive::new(decode(BufReader::new(again)));
-    let mut left = tree.limits.entries_max.saturating_mul(4);
+    let mut looked = tar::Archive::new(decode(BufReader::new(again)).take(inflated_max));
+    let mut left = tree.limits.entries_max.saturating_mul(RECORDS_PER_ENTRY);
+    let mut announced = 0_u64;
     for entry in looked.entries().map_err(ExtractError::Damaged)?.raw(true) {
         let entry = entry.map_err(ExtractError::Damaged)?;
         let kind = entry.header().entry_type();
@@ -137,13 +148,14 @@ fn extract_tar(
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             return Err(ExtractError::Path(name));
         }
-        if entry.header().size().map_err(ExtractError::Damaged)? > tree.limits.unpacked_bytes_max {
+        announced = announced.saturating_add(entry.header().size().map_err(ExtractError::Damaged)?);
+        if announced > tree.limits.unpacked_bytes_max.saturating_add(EXTENSION_BYTES_MAX) {
             return Err(ExtractError::TooLarge(tree.limits.unpacked_bytes_max));
         }
         left = left.checked_sub(1).ok_or(ExtractError::TooMany(tree.limits.entries_max))?;
     }
     archive.seek(SeekFrom::Start(0)).map_err(ExtractError::Damaged)?;
-    let mut archive = tar::Archive::new(decode(BufReader::new(archive)));
+    let mut archive = tar::Archive::new(decode(BufReader::new(archive)).take(inflated_max));
     for entry in archive.entries().map_err(ExtractError::Damaged)? {
         let mut entry = entry.map_err(ExtractError::Damaged)?;
         let kind = entry.header().entry_type();
@@ -181,7 +193,29 @@ fn describe(kind: EntryType) -> &'static str {
     }
 }
 
-fn extract_zip(archive: File, tree: &mut Tree<'_>) -> Result<(), ExtractError> {
+/// The directory of a zip archive is read into memory whole: what could be its entries is counted before. More are
+/// let through than may be unpacked, because packed files may look like entries.
+fn check_directory(archive: &mut File, limits: &UploadLimits) -> Result<(), ExtractError> {
+    const ENTRY: u32 = u32::from_be_bytes(*b"PK\x01\x02");
+    let mut left = limits.entries_max.saturating_mul(RECORDS_PER_ENTRY);
+    let (mut last, mut buffer) = (0_u32, vec![0; 64 << 10]);
+    loop {
+        let read = archive.read(&mut buffer).map_err(ExtractError::Damaged)?;
+        if read == 0 {
+            archive.seek(SeekFrom::Start(0)).map_err(ExtractError::Damaged)?;
+            return Ok(());
+        }
+        for byte in &buffer[..read] {
+            last = last << 8 | u32::from(*byte);
+            if last == ENTRY {
+                left = left.checked_sub(1).ok_or(ExtractError::TooMany(limits.entries_max))?;
+            }
+        }
+    }
+}
+
+fn extract_zip(mut archive: File, tree: &mut Tree<'_>) -> Result<(), ExtractError> {
+    check_directory(&mut archive, tree.limits)?;
     let mut archive = ZipArchive::new(BufReader::new(archive)).map_err(ExtractError::DamagedZip)?;
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(ExtractError::DamagedZip)?;
@@ -485,6 +519,21 @@ mod tests {
         let half = "0".repeat(3000);
         let twice = [("top/a", EntryType::Regular, half.as_str()), ("top/b", EntryType::Regular, half.as_str())];
         assert!(matches!(unpack(&zip(&twice)).1, Err(ExtractError::TooLarge(4096))));
+    }
+
+    #[test]
+    fn a_directory_without_end_is_not_read_into_memory() {
+        let bytes = [b"PK\x03\x04".as_slice(), &b"PK\x01\x02".repeat(41)].concat();
+        assert!(matches!(unpack(&bytes).1, Err(ExtractError::TooMany(10))));
+    }
+
+    #[test]
+    fn what_is_announced_in_parts_is_counted_together() {
+        let part = "0".repeat(3000);
+        let names: Vec<String> = (0..30).map(|number| format!("top/{number}")).collect();
+        let entries: Vec<Entry<'_>> =
+            names.iter().map(|name| (name.as_str(), EntryType::Regular, part.as_str())).collect();
+        assert!(matches!(unpack(&gzip(&tar(&entries))).1, Err(ExtractError::TooLarge(4096))));
     }
 
     #[test]
