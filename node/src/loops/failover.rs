@@ -188,7 +188,7 @@ impl Failover {
         let is_new = leading.began.elapsed() < self.policy.silence;
         if !is_new && self.consensus.known_leader() != Some(self.local.me()) {
             if leading.majority != Majority::Silent {
-                info!(SILENT);
+                info!("{SILENT}");
             }
             leading.majority = Majority::Silent;
             leading.reason = None;
