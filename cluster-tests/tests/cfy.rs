@@ -61,8 +61,9 @@ impl<'a> Cfy<'a> {
     #[track_caller]
     fn json(&self, args: &[&str]) -> Value {
         let text = self.ok(&[&["--json"], args].concat());
-        let json = text.lines().find(|line| line.starts_with(['[', '{'])).unwrap_or_default();
-        serde_json::from_str(json).unwrap_or_else(|error| panic!("cfy {}: {error}:\n{text}", args.join(" ")))
+        let json = &text[text.find(['[', '{']).unwrap_or(text.len())..];
+        let mut values = serde_json::Deserializer::from_str(json).into_iter();
+        values.next().and_then(Result::ok).unwrap_or_else(|| panic!("cfy {} printed no JSON:\n{text}", args.join(" ")))
     }
 
     fn log_in(&self, user: &str, password: &str, tenant: &str) {

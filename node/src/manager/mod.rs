@@ -9,6 +9,7 @@ pub mod cluster_view;
 pub mod content;
 pub mod front;
 pub mod reign;
+mod workers;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use quorate_app::executor::{self, AmqpTransport, ExecutorSettings, Limits};
 use quorate_app::{App, AppSettings, Ports, UploadLimits};
 use quorate_config::Config;
 use quorate_consensus::Consensus;
+use quorate_dispatch::AmqpTarget;
 use quorate_network::Vip;
 use quorate_resources::Resources;
 use quorate_store::{PgConnectOptions, PgPool, PgPoolOptions, migrate, open_epoch};
@@ -16,9 +18,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::accounts::{self, BROKER_WORKER, VHOST};
 use super::cluster_view::Picture;
 use super::content::{Content, quorum};
 use super::front::Front;
+use super::workers::HeardWorkers;
 use crate::commands::cluster::init::first_password_path;
 use crate::local::{Local, chain};
 use crate::loops::observe::Views;
@@ -67,9 +71,10 @@ impl Manager {
         let taken = taken.context("take over the resources directory")?;
         let pool = pool?;
         let content = Content { resources: self.resources.clone(), me, epoch, cluster };
+        let work = Arc::new(Notify::new());
         let ports = Ports {
             content: Arc::new(content),
-            executor: Arc::new(Notify::new()),
+            executor: work.clone(),
             broker: self.accounts.clone(),
             cluster: Arc::new(self.picture()),
         };
@@ -82,6 +87,7 @@ impl Manager {
         let app = App::new(AppSettings { pool: pool.clone(), epoch, resources_root, ports, limits });
         self.bootstrap(&app).await?;
         app.resume_uploads().await.context("take up unfinished uploads")?;
+        self.start_executor(&app, work, reign);
         // The sessions end with the reign.
         let end = reign.clone();
         tokio::spawn(async move {
@@ -103,6 +109,33 @@ impl Manager {
         migrate(&pool).await?;
         open_epoch(&pool, epoch).await.context("open the epoch in the database")?;
         Ok(pool)
+    }
+
+    /// Takes up every execution that is not ended; it stops with the reign.
+    fn start_executor(&self, app: &App, wake: Arc<Notify>, reign: &CancellationToken) {
+        let config = &self.config;
+        let broker = AmqpTarget {
+            address: config.at(config.ports.amqps),
+            ca_pem: self.identity.authority.certificate_pem().to_owned(),
+            user: BROKER_WORKER.into(),
+            password: accounts::derived(&self.identity, BROKER_WORKER),
+            vhost: VHOST.into(),
+        };
+        let settings = ExecutorSettings {
+            app: app.clone(),
+            transport: Arc::new(AmqpTransport::start(broker, app.store().clone())),
+            workers: Arc::new(HeardWorkers(self.views.clone())),
+            wake,
+            rest_hosts: vec![config.client_address().to_string()],
+            rest_port: config.ports.agents,
+            limits: Limits {
+                operations_per_worker_max: config.worker_operations_max,
+                worker_lost_after: config.timing.worker_lost_after,
+                ..Limits::default()
+            },
+        };
+        // It ends by itself; a failure ends with the next reign, which reads everything again.
+        drop(executor::start(settings, reign.clone()));
     }
 
     fn picture(&self) -> Picture {
