@@ -165,7 +165,11 @@ impl Operation {
             Err(error) => return Err(error.failure().into()),
         }
         self.is_stored = true;
-        self.report("started").await.map_err(|error| error.failure().into())
+        match self.report("started").await {
+            // It was given to another worker while it waited here, or its end is recorded: that is for others to tell.
+            Err(error) if error.status() == Some(StatusCode::CONFLICT) => Err(Ended::Dropped),
+            other => other.map_err(|error| error.failure().into()),
+        }
     }
 
     async fn report(&self, state: &str) -> Result<(), RestError> {

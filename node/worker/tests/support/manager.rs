@@ -162,6 +162,10 @@ fn act(world: &mut World, call: &Call) -> (StatusCode, Value) {
         ("GET", ["operations", id]) => {
             world.operations.get(*id).map_or(missing, |state| (StatusCode::OK, json!({"id": id, "state": state})))
         }
+        // As of an operation that was given to another worker.
+        ("PATCH", ["operations", id]) if world.operations.get(*id).is_some_and(|state| state == "reassigned") => {
+            (StatusCode::CONFLICT, json!({"message": "must not start", "error_code": "conflict_error"}))
+        }
         ("PATCH", ["operations", id]) => {
             world.operations.insert((*id).into(), call.body["state"].as_str().unwrap_or_default().into());
             (StatusCode::OK, json!({}))
