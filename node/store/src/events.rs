@@ -169,12 +169,3 @@ pub async fn insert(tx: &mut Tx, execution_key: i64, rows: &[NewEvent]) -> Resul
     }
     Ok(())
 }
-
-/// Removes the events and logs of an execution.
-///
-/// # Errors
-/// [`StoreError::Unavailable`].
-pub async fn delete_of_execution(tx: &mut Tx, execution_key: i64) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM events WHERE execution_key = $1").bind(execution_key).execute(&mut **tx).await?;
-    Ok(())
-}

@@ -306,7 +306,7 @@ pub async fn set_token(tx: &mut Tx, key: i64, token: &str, sha256: &str) -> Resu
     Ok(())
 }
 
-/// The token that tasks call us with; secret. `None`: there is none yet, or the execution ended.
+/// The token that tasks call us with; secret. `None`: there is none yet, or the execution terminated or failed.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`].
@@ -314,13 +314,4 @@ pub async fn token(connection: &mut PgConnection, key: i64) -> Result<Option<Str
     let sql = "SELECT token FROM executions WHERE key = $1";
     let token: Option<Option<String>> = sqlx::query_scalar(sql).bind(key).fetch_optional(connection).await?;
     Ok(token.flatten())
-}
-
-/// Removes those of the executions that have ended, with their graphs and events. Returns how many.
-///
-/// # Errors
-/// [`StoreError::Unavailable`].
-pub async fn delete_ended(tx: &mut Tx, keys: &[i64]) -> Result<u64, StoreError> {
-    let sql = "DELETE FROM executions WHERE key = ANY($1) AND status IN ('terminated', 'failed', 'cancelled')";
-    Ok(sqlx::query(sql).bind(keys).execute(&mut **tx).await?.rows_affected())
 }
