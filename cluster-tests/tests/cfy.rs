@@ -97,7 +97,9 @@ fn everything_that_people_begin_with() {
     let password = cluster.access().unwrap().password;
     let cfy = Cfy::new(&cluster, "admin");
     cfy.log_in("admin", &password, "default_tenant");
-    assert!(cfy.ok(&["status"]).contains("Active") || cfy.ok(&["status"]).contains("OK"));
+    let status = cfy.ok(&["status"]);
+    println!("{status}");
+    assert!(status.contains("Active"), "{status}");
 
     blueprints_and_deployments(&cfy);
     install_and_uninstall(&cfy);
@@ -140,9 +142,8 @@ fn install_and_uninstall(cfy: &Cfy<'_>) {
     assert!(instances.iter().all(|instance| instance["state"] == "started"), "{instances:?}");
     let id = instances[0]["id"].as_str().unwrap();
     assert!(cfy.ok(&["node-instances", "get", id]).contains(id));
-    assert!(cfy.refused(&["executions", "start", "install", "-d", "d1"]).contains("not available"));
 
-    cfy.ok(&["uninstall", "d1", "-p", "ignore_failure=false"]);
+    cfy.ok(&["uninstall", "d1"]);
     assert!(!cfy.ok(&["deployments", "list"]).contains("d1"), "uninstall deletes the deployment");
     cfy.ok(&["install", SAMPLE, "-b", "again", "-d", "again", "-i", "greeting=hello"]);
     assert!(cfy.ok(&["deployments", "outputs", "again"]).contains("hello"));
