@@ -140,9 +140,24 @@ impl Cluster {
         Ok(self.bed.disk(host)?.join("node.log"))
     }
 
-    /// The end of a node's log.
+    /// Keeps every node's log where `QUORATE_LOGS` says (a directory), for a look after a failure. Says where.
     #[must_use]
-    pub fn last_words(&self, host: u8) -> String {
+    pub fn keep_logs(&self) -> String {
+        let Some(dir) = std::env::var_os("QUORATE_LOGS").map(PathBuf::from) else {
+            let words = (1..=self.nodes).map(|host| format!("--- node {host}\n{}", self.last_words(host)));
+            return words.collect::<Vec<_>>().join("\n");
+        };
+        for host in 1..=self.nodes {
+            let to = dir.join(format!("node{host}.log"));
+            let kept = fs::create_dir_all(&dir).and_then(|()| fs::copy(self.log(host).unwrap_or_default(), &to));
+            if let Err(error) = kept {
+                return format!("{} was not kept: {error}", to.display());
+            }
+        }
+        format!("the nodes' logs are in {}", dir.display())
+    }
+
+    fn last_words(&self, host: u8) -> String {
         const LINES: usize = 40;
         let text = self.log(host).and_then(|path| Ok(fs::read_to_string(path)?)).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -233,7 +248,7 @@ impl Cluster {
     /// Waits until some view satisfies the condition.
     ///
     /// # Errors
-    /// After two minutes, with the last view and every node's last words.
+    /// After two minutes, with the last view.
     pub fn wait(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
         let until = Instant::now() + WHOLE_LIMIT;
         loop {
@@ -244,9 +259,7 @@ impl Cluster {
                 return Ok(view.clone());
             }
             if Instant::now() > until {
-                let words: Vec<String> =
-                    (1..=self.nodes).map(|host| format!("--- node {host}\n{}", self.last_words(host))).collect();
-                bail!("still waiting until {what}; last seen: {view:?}\n{}", words.join("\n"));
+                bail!("still waiting until {what}; last seen: {view:?}");
             }
             std::thread::sleep(LOOK_AGAIN);
         }

@@ -103,8 +103,8 @@ pub fn write_on_host(cluster: &Cluster, host: u8, prefix: &str, time: Duration) 
             while Instant::now() < until {
                 number += 1;
                 let id = format!("{prefix}-{number}");
-                let request = rest.request(reqwest::Method::POST, &format!("/tenants/{id}"));
-                if rest.call(request.json(&serde_json::json!({}))).await.is_ok() {
+                let request = rest.request(reqwest::Method::POST, "/tokens");
+                if rest.call(request.json(&serde_json::json!({ "description": id }))).await.is_ok() {
                     acked.push(id);
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -35,7 +35,7 @@ pub struct Acked {
 /// A row or a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Written {
-    /// A tenant's name.
+    /// A token's description.
     Row(String),
     /// A blueprint's id and the SHA-256 of its archive.
     File(String, [u8; 32]),
@@ -141,7 +141,7 @@ async fn write(
 }
 
 fn row(rest: &Rest, id: &str) -> (reqwest::RequestBuilder, Written) {
-    let request = rest.request(Method::POST, &format!("/tenants/{id}")).json(&serde_json::json!({}));
+    let request = rest.request(Method::POST, "/tokens").json(&serde_json::json!({ "description": id }));
     (request, Written::Row(id.to_owned()))
 }
 
@@ -231,10 +231,10 @@ impl History {
             runtime.block_on(async {
                 let rest = Rest::new(&access, CALL_LIMIT)?;
                 let there: BTreeSet<String> = rest
-                    .all("/tenants?_include=name")
+                    .all("/tokens?_include=description")
                     .await?
                     .iter()
-                    .filter_map(|tenant| tenant["name"].as_str().map(str::to_owned))
+                    .filter_map(|token| token["description"].as_str().map(str::to_owned))
                     .collect();
                 let lost: Vec<&String> = rows.difference(&there).collect();
                 ensure!(lost.is_empty(), "{} acknowledged rows are lost: {lost:?}", lost.len());

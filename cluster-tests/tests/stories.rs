@@ -22,10 +22,19 @@ fn nothing_acknowledged_is_ever_lost() {
         panic!("this test needs root and network namespaces: run `make test` as root");
     }
     let mut cluster = Cluster::start(10, NODES).unwrap();
-    say("kill -9 of the active node", &stories::kill_active(&mut cluster, "kill").unwrap());
-    say("planned switchover", &stories::switchover(&mut cluster, "switch").unwrap());
-    say("standby cut off", &stories::cut_off_standby(&mut cluster, "standby").unwrap());
-    say("active node cut off", &stories::cut_off_active(&mut cluster, "cut", 1).unwrap());
-    say("power loss of all", &stories::power_loss(&mut cluster, "power", NODES).unwrap());
-    say("wiped node joins anew", &stories::wiped_node(&mut cluster, "wiped").unwrap());
+    type Story = fn(&mut Cluster) -> anyhow::Result<Told>;
+    let all: [(&str, Story); 6] = [
+        ("kill -9 of the active node", |cluster| stories::kill_active(cluster, "kill")),
+        ("planned switchover", |cluster| stories::switchover(cluster, "switch")),
+        ("standby cut off", |cluster| stories::cut_off_standby(cluster, "standby")),
+        ("active node cut off", |cluster| stories::cut_off_active(cluster, "cut", 1)),
+        ("power loss of all", |cluster| stories::power_loss(cluster, "power", NODES)),
+        ("wiped node joins anew", |cluster| stories::wiped_node(cluster, "wiped")),
+    ];
+    for (what, story) in all {
+        match story(&mut cluster) {
+            Ok(told) => say(what, &told),
+            Err(error) => panic!("{what}: {error:#}\n{}", cluster.keep_logs()),
+        }
+    }
 }

@@ -56,12 +56,23 @@ pub(crate) async fn reconcile(
     let vhosts: BTreeSet<&str> = desired.vhosts.iter().map(|vhost| vhost.name.as_str()).chain([ROOT]).collect();
     let wished = wished_permissions(admin, &vhosts, desired)?;
     let mut done = Reconciled::default();
+    // Virtual hosts take RabbitMQ a while each. Whoever needs none of them does not wait for hundreds.
+    let rootlings: Vec<&UserDef> = desired.users.iter().filter(|user| needs_only_root(user)).collect();
+    put_users(management, &rootlings, &mut done).await?;
+    let theirs = wished.iter().filter(|((name, _), _)| rootlings.iter().any(|user| user.name == *name));
+    let theirs = theirs.map(|(key, permission)| (key.clone(), permission.clone())).collect();
+    put_permissions(management, &theirs, &mut done).await?;
     put_vhosts(management, &vhosts, &mut done).await?;
-    put_users(management, &desired.users, &mut done).await?;
+    put_users(management, &desired.users.iter().collect::<Vec<_>>(), &mut done).await?;
     put_permissions(management, &wished, &mut done).await?;
+    revoke_rest(management, &wished, &mut done).await?;
     // Last, because everything above makes room for somebody who waits, and this does not.
     delete_rest(management, admin, &vhosts, &desired.users, &mut done).await?;
     Ok(done)
+}
+
+fn needs_only_root(user: &UserDef) -> bool {
+    user.permissions.iter().all(|permission| permission.vhost == ROOT)
 }
 
 type Key = (String, String);
@@ -103,7 +114,7 @@ async fn put_vhosts(
     Ok(())
 }
 
-async fn put_users(management: &Management, wished: &[UserDef], done: &mut Reconciled) -> Result<(), BrokerError> {
+async fn put_users(management: &Management, wished: &[&UserDef], done: &mut Reconciled) -> Result<(), BrokerError> {
     let there: Vec<User> = management.list("users").await?;
     let there: BTreeMap<&str, &User> = there.iter().map(|user| (user.name.as_str(), user)).collect();
     for user in wished {
@@ -134,15 +145,7 @@ async fn put_permissions(
     wished: &BTreeMap<Key, Permission>,
     done: &mut Reconciled,
 ) -> Result<(), BrokerError> {
-    let there: Vec<Granted> = management.list("permissions").await?;
-    let there: BTreeMap<Key, Permission> = there
-        .into_iter()
-        .map(|granted| {
-            let key = (granted.user, granted.vhost.clone());
-            let Granted { vhost, configure, write, read, .. } = granted;
-            (key, Permission { vhost, configure, write, read })
-        })
-        .collect();
+    let there = granted(management).await?;
     for ((user, vhost), permission) in wished {
         let now = there.get(&(user.clone(), vhost.clone()));
         if now == Some(permission) {
@@ -153,7 +156,25 @@ async fn put_permissions(
         management.put(&["permissions", vhost, user], &body).await?;
         *(if now.is_some() { &mut done.changed } else { &mut done.created }) += 1;
     }
-    for (user, vhost) in there.keys().filter(|key| !wished.contains_key(*key)) {
+    Ok(())
+}
+
+async fn granted(management: &Management) -> Result<BTreeMap<Key, Permission>, BrokerError> {
+    let there: Vec<Granted> = management.list("permissions").await?;
+    let there = there.into_iter().map(|granted| {
+        let key = (granted.user, granted.vhost.clone());
+        let Granted { vhost, configure, write, read, .. } = granted;
+        (key, Permission { vhost, configure, write, read })
+    });
+    Ok(there.collect())
+}
+
+async fn revoke_rest(
+    management: &Management,
+    wished: &BTreeMap<Key, Permission>,
+    done: &mut Reconciled,
+) -> Result<(), BrokerError> {
+    for (user, vhost) in granted(management).await?.keys().filter(|key| !wished.contains_key(*key)) {
         management.delete(&["permissions", vhost, user]).await?;
         done.deleted += 1;
     }
