@@ -20,7 +20,10 @@ const ROW_WRITERS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(4);
 /// Between two uploads.
 const UPLOAD_PAUSE: Duration = Duration::from_millis(150);
-/// A call that takes longer counts as unanswered.
+/// A write that takes longer counts as unanswered, and its writer goes on with the next. A client that only waits for
+/// an answer cannot know that the host is gone.
+const ROW_LIMIT: Duration = Duration::from_secs(2);
+/// The same for uploads and for the check afterwards.
 const CALL_LIMIT: Duration = Duration::from_secs(20);
 
 /// One acknowledged write.
@@ -126,7 +129,7 @@ async fn write(
     stop: &AtomicBool,
     history: &Mutex<History>,
 ) -> Result<()> {
-    let rest = Rest::new(access, CALL_LIMIT)?;
+    let rest = Rest::new(access, if uploads { CALL_LIMIT } else { ROW_LIMIT })?;
     let mut number = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         number += 1;

@@ -14,6 +14,9 @@ fn say(what: &str, told: &Told) {
         told.pause.as_millis(),
         told.failed
     );
+    if let Some(why) = &told.first_failure {
+        println!("    the first: {why}");
+    }
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub struct Told {
     pub pause: Duration,
     /// Writes with an error or no answer.
     pub failed: usize,
+    /// What the first of them said.
+    pub first_failure: Option<String>,
     /// What was acknowledged, and found again.
     pub rows: usize,
     pub files: usize,
@@ -33,7 +35,8 @@ pub struct Told {
 fn told(cluster: &Cluster, history: &History, from: Instant) -> Result<Told> {
     let pause = history.longest_pause(from, Instant::now());
     let found = history.check(cluster)?;
-    Ok(Told { pause, failed: history.failed.len(), rows: found.rows, files: found.files })
+    let first_failure = history.failed.first().map(|(_, why)| why.clone());
+    Ok(Told { pause, failed: history.failed.len(), first_failure, rows: found.rows, files: found.files })
 }
 
 /// `kill -9` of everything on the active node while clients write; then it comes back.
