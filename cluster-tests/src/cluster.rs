@@ -332,6 +332,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::env::var_os("QUORATE_LOGS").is_some() {
+            eprintln!("{}", self.keep_logs());
+        }
         for host in 1..=self.nodes {
             if let Err(error) = self.bed.power_off(host) {
                 eprintln!("host {host} was not switched off: {error:#}");

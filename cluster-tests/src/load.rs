@@ -51,6 +51,8 @@ pub struct History {
     pub acked: Vec<Acked>,
     /// Writes with an error or no answer.
     pub failed: Vec<(Instant, String)>,
+    /// When the writers were told to stop.
+    pub until: Option<Instant>,
 }
 
 /// Writers that run until they are stopped.
@@ -115,6 +117,7 @@ impl Load {
     /// When one of them could not even begin.
     pub fn stop(self) -> Result<History> {
         self.stop.store(true, Ordering::Relaxed);
+        self.lock().until = Some(Instant::now());
         for writer in self.writers {
             writer.join().map_err(|_| anyhow!("a writer panicked"))??;
         }
@@ -194,9 +197,10 @@ impl History {
         }
     }
 
-    /// The longest time between two acknowledgements within a span.
+    /// The longest time between two acknowledgements since `from`, while the writers ran.
     #[must_use]
-    pub fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
+    pub fn longest_pause(&self, from: Instant) -> Duration {
+        let to = self.until.unwrap_or(from);
         let mut times: Vec<Instant> =
             self.acked.iter().map(|acked| acked.at).filter(|at| (from..=to).contains(at)).collect();
         times.sort_unstable();

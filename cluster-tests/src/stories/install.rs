@@ -126,7 +126,7 @@ pub fn kill_during_install(cluster: &mut Cluster, name: &str, kill_at: u64) -> R
     let (took, runs) = client.join().map_err(|_| anyhow!("the client panicked"))??;
     load.wait_for_more(10, SERVICE_LIMIT)?;
     let history = load.stop()?;
-    let pause = history.longest_pause(from, Instant::now());
+    let pause = history.longest_pause(from);
     cluster.start_daemon(active)?;
     cluster.wait_until_whole()?;
     let found = history.check(cluster)?;

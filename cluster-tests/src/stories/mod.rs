@@ -33,7 +33,7 @@ pub struct Told {
 }
 
 fn told(cluster: &Cluster, history: &History, from: Instant) -> Result<Told> {
-    let pause = history.longest_pause(from, Instant::now());
+    let pause = history.longest_pause(from);
     let found = history.check(cluster)?;
     let first_failure = history.failed.first().map(|(_, why)| why.clone());
     Ok(Told { pause, failed: history.failed.len(), first_failure, rows: found.rows, files: found.files })
@@ -52,7 +52,7 @@ pub fn kill_active(cluster: &mut Cluster, name: &str) -> Result<Told> {
     load.wait_for_more(WRITES_AFTER, SERVICE_LIMIT)?;
     let history = load.stop()?;
     ensure!(cluster.active()? != active, "a dead node is active");
-    let pause = history.longest_pause(from, Instant::now());
+    let pause = history.longest_pause(from);
     cluster.start_daemon(active)?;
     cluster.wait_until_whole()?;
     Ok(Told { pause, ..told(cluster, &history, from)? })
@@ -74,7 +74,7 @@ pub fn cut_off_active(cluster: &mut Cluster, name: &str, first_number: u64) -> R
     let on_the_cut_off_side = write_on_host(cluster, active, &format!("{name}-cut"), Duration::from_secs(3))?;
     load.wait_for_more(WRITES_AFTER, SERVICE_LIMIT)?;
     let history = load.stop()?;
-    let pause = history.longest_pause(from, Instant::now());
+    let pause = history.longest_pause(from);
     let commits = session.stop()?;
     cluster.bed().heal()?;
     cluster.wait_until_whole()?;
@@ -136,7 +136,7 @@ pub fn switchover(cluster: &mut Cluster, name: &str) -> Result<Told> {
     })?;
     load.wait_for_more(WRITES_AFTER, SERVICE_LIMIT)?;
     let history = load.stop()?;
-    let pause = history.longest_pause(from, Instant::now());
+    let pause = history.longest_pause(from);
     ensure!(cluster.active()? != active, "the active node did not change");
     cluster.wait_until_whole()?;
     Ok(Told { pause, ..told(cluster, &history, from)? })
@@ -158,7 +158,7 @@ pub fn power_loss(cluster: &mut Cluster, name: &str, nodes: u8) -> Result<Told> 
     }
     load.wait_for_more(WRITES_AFTER, SERVICE_LIMIT)?;
     let history = load.stop()?;
-    let pause = history.longest_pause(from, Instant::now());
+    let pause = history.longest_pause(from);
     cluster.wait_until_whole()?;
     Ok(Told { pause, ..told(cluster, &history, from)? })
 }

@@ -40,6 +40,10 @@ use service::{Service, ServicePorts};
 const GRACE: Duration = Duration::from_secs(15);
 /// How long the active node may take to hand over when it is told to stop.
 const HAND_OVER: Duration = Duration::from_secs(12);
+/// How long a stopping node waits for another to become active.
+const SUCCESSOR: Duration = Duration::from_secs(2);
+/// How long clients of a stopping node have after that.
+const GOODBYE: Duration = Duration::from_millis(500);
 /// Sessions of PostgreSQL.
 const SESSIONS_MAX: u16 = 200;
 
@@ -81,7 +85,15 @@ async fn run(config: Config, identity: Identity) -> anyhow::Result<()> {
     if let Some(epoch) = serving {
         // Standbys get everything before PostgreSQL ends; who is left takes over at once.
         let handed = tokio::time::timeout(HAND_OVER, node.local.resign(epoch, "this node was told to stop")).await;
-        if !matches!(handed, Ok(Ok(()))) {
+        if matches!(handed, Ok(Ok(()))) {
+            // Clients that wait here are answered by whoever is active next, if anybody is.
+            let followed = |state: &Arc<ClusterState>| {
+                state.current().is_some_and(|record| record.epoch > epoch && record.opened.is_some())
+            };
+            if tokio::time::timeout(SUCCESSOR, node.consensus.cluster().wait_for(followed)).await.is_ok() {
+                tokio::time::sleep(GOODBYE).await;
+            }
+        } else {
             warn!("this node could not hand over in order");
         }
     }

@@ -94,6 +94,7 @@ impl Service<'_> {
             resources,
             views: self.views.clone(),
             front,
+            edge: edge.clone(),
             vip: self.take_back_address().await?,
             accounts: accounts_changed,
         };
@@ -114,7 +115,7 @@ impl Service<'_> {
         let active = worker::active_broker(self.consensus.cluster(), config.ports.amqps, stop.clone());
         self.tasks.spawn(worker::run(config.clone(), self.identity.clone(), active, stop.clone()));
 
-        let listening = Listening { stop: stop.clone(), router: self.api() };
+        let listening = Listening { stop: stop.clone(), finish: CancellationToken::new(), router: self.api() };
         self.tasks.spawn(serve_tls(taken.api, self.tls.public_server.clone(), listening));
         Ok(())
     }

@@ -34,6 +34,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Listening {
     /// Ends the listener and resets its connections.
     pub stop: CancellationToken,
+    /// Lets every connection end with the answer that it waits for; new ones get one answer each.
+    pub finish: CancellationToken,
     /// Where clients go.
     pub router: Router,
 }
@@ -43,10 +45,10 @@ pub async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, listening:
     let acceptor = tokio_rustls::TlsAcceptor::from(tls);
     accept(listener, listening.stop.clone(), move |socket, peer| {
         let acceptor = acceptor.clone();
-        let router = listening.router.clone();
+        let (router, finish) = (listening.router.clone(), listening.finish.clone());
         async move {
             match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(socket)).await {
-                Ok(Ok(stream)) => serve_connection(stream, router, peer).await,
+                Ok(Ok(stream)) => serve_connection(stream, router, peer, finish).await,
                 Ok(Err(error)) => debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => debug!(%peer, "TLS handshake took too long"),
             }
@@ -58,8 +60,8 @@ pub async fn serve_tls(listener: TcpListener, tls: Arc<ServerConfig>, listening:
 /// Serves plain HTTP until the token ends: only for the redirect on port 80.
 pub async fn serve_plain(listener: TcpListener, listening: Listening) {
     accept(listener, listening.stop.clone(), move |socket, peer| {
-        let router = listening.router.clone();
-        async move { serve_connection(socket, router, peer).await }
+        let (router, finish) = (listening.router.clone(), listening.finish.clone());
+        async move { serve_connection(socket, router, peer, finish).await }
     })
     .await;
 }
@@ -130,17 +132,26 @@ fn set_zero_linger(socket: &OwnedFd) {
     }
 }
 
-async fn serve_connection<S>(stream: S, router: Router, peer: SocketAddr)
+async fn serve_connection<S>(stream: S, router: Router, peer: SocketAddr, finish: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = router.map_request(|request: Request<Incoming>| request.map(Body::new));
-    let served = hyper::server::conn::http1::Builder::new()
+    let finishing = finish.is_cancelled();
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
+        .keep_alive(!finishing)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = finish.cancelled(), if !finishing => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = served {
         debug!(%peer, %error, "connection ended");
     }

@@ -59,6 +59,8 @@ pub struct Edge {
     hold: Duration,
     waiting: Arc<Semaphore>,
     in_flight: Arc<watch::Sender<usize>>,
+    /// Requests without an answer, wherever they run or wait.
+    unanswered: Arc<watch::Sender<usize>>,
 }
 
 /// Counts a request while it runs here.
@@ -96,6 +98,7 @@ impl Edge {
             hold,
             waiting: Arc::new(Semaphore::new(held_max)),
             in_flight: Arc::new(watch::channel(0).0),
+            unanswered: Arc::new(watch::channel(0).0),
         }
     }
 
@@ -105,8 +108,15 @@ impl Edge {
         tokio::time::timeout(deadline, running.wait_for(|running| *running == 0)).await.is_ok()
     }
 
+    /// Waits until no request waits for an answer, at most `deadline`. `false`: some still do.
+    pub async fn answered(&self, deadline: Duration) -> bool {
+        let mut waiting = self.unanswered.subscribe();
+        tokio::time::timeout(deadline, waiting.wait_for(|waiting| *waiting == 0)).await.is_ok()
+    }
+
     /// Answers one request.
     pub async fn handle(self, request: Request<Body>) -> Response<Body> {
+        let _unanswered = InFlight::begin(&self.unanswered);
         let until = Instant::now() + self.hold;
         let passed_on = request.headers().contains_key(PASSED_ON);
         let (head, body) = request.into_parts();

@@ -58,27 +58,30 @@ impl Front {
 
     /// Serves the node's own doors until the token ends.
     pub fn serve(&self, doors: Doors, stop: &CancellationToken) {
-        let listening = |router: &Router| Listening { stop: stop.clone(), router: router.clone() };
+        let never = CancellationToken::new();
+        let listening =
+            |router: &Router| Listening { stop: stop.clone(), finish: never.clone(), router: router.clone() };
         tokio::spawn(serve_plain(doors.http, listening(&self.redirect)));
         tokio::spawn(serve_tls(doors.https, self.tls.clone(), listening(&self.router)));
         tokio::spawn(serve_tls(doors.agents, self.tls.clone(), listening(&self.router)));
     }
 
-    /// Opens the doors of the cluster address, which this node holds, until its reign ends.
-    pub fn serve_cluster_address(&self, address: IpAddr, reign: &CancellationToken) {
-        let ports = &self.config.ports;
+    /// Opens the doors of the cluster address, which this node holds, until `stop`; `finish` lets clients go before.
+    pub fn serve_cluster_address(&self, address: IpAddr, stop: &CancellationToken, finish: &CancellationToken) {
+        let (ports, reign) = (&self.config.ports, stop);
         let https = [ports.https, ports.agents];
         for port in https {
-            let (front, reign) = (self.clone(), reign.clone());
+            let (front, reign, finish) = (self.clone(), reign.clone(), finish.clone());
             tokio::spawn(async move {
                 let Some(listener) = take(SocketAddr::new(address, port), &reign).await else { return };
-                serve_tls(listener, front.tls, Listening { stop: reign, router: front.router }).await;
+                serve_tls(listener, front.tls, Listening { stop: reign, finish, router: front.router }).await;
             });
         }
         let (redirect, at, end) = (self.redirect.clone(), SocketAddr::new(address, ports.http), reign.clone());
+        let finish = finish.clone();
         tokio::spawn(async move {
             let Some(listener) = take(at, &end).await else { return };
-            serve_plain(listener, Listening { stop: end, router: redirect }).await;
+            serve_plain(listener, Listening { stop: end, finish, router: redirect }).await;
         });
         // Agents reach the active node's broker through the cluster address.
         let (broker, at, end) = (self.config.at(ports.amqps), SocketAddr::new(address, ports.amqps), reign.clone());

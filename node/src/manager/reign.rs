@@ -10,7 +10,7 @@ use quorate_app::{App, AppSettings, Ports, UploadLimits};
 use quorate_config::Config;
 use quorate_consensus::Consensus;
 use quorate_dispatch::AmqpTarget;
-use quorate_network::Vip;
+use quorate_network::{ProbeError, Vip, VipKind};
 use quorate_resources::Resources;
 use quorate_store::{PgConnectOptions, PgPool, PgPoolOptions, migrate, open_epoch};
 use quorate_types::Epoch;
@@ -18,12 +18,14 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::Doorkeeper;
 use super::accounts::{self, BROKER_WORKER, VHOST};
 use super::cluster_view::Picture;
 use super::content::{Content, quorum};
 use super::front::Front;
 use super::workers::HeardWorkers;
 use crate::commands::cluster::init::first_password_path;
+use crate::edge::Edge;
 use crate::local::{Local, chain};
 use crate::loops::observe::Views;
 use crate::pki::Identity;
@@ -34,6 +36,14 @@ const SESSIONS_MAX: u32 = 48;
 const SESSION_WAIT: Duration = Duration::from_secs(10);
 /// Between two attempts to take the cluster address.
 const HOLD_AGAIN: Duration = Duration::from_millis(100);
+/// How long a predecessor may still answer on the cluster address after it handed over.
+const PREDECESSOR_LIMIT: Duration = Duration::from_secs(5);
+/// A predecessor that answered within this may still be there.
+const PREDECESSOR_ALIVE: Duration = Duration::from_millis(1500);
+/// How long an answer to an ARP probe may take on a local network.
+const PROBE: Duration = Duration::from_millis(150);
+/// Between two probes.
+const PROBE_AGAIN: Duration = Duration::from_millis(20);
 /// The database and the role of the manager.
 const DATABASE: &str = "quorate";
 
@@ -46,6 +56,7 @@ pub struct Manager {
     pub resources: Resources,
     pub views: Views,
     pub front: Front,
+    pub edge: Edge,
     /// The cluster address, when there is one.
     pub vip: Option<Arc<Vip>>,
     /// Rung when the broker's accounts may have changed.
@@ -159,14 +170,41 @@ impl Manager {
         tokio::fs::remove_file(&path).await.with_context(|| format!("remove {}", path.display()))
     }
 
-    /// Takes the cluster address and opens its doors; what arrives waits at the edge until the application is ready.
-    pub(super) async fn hold_cluster_address(&self, reign: &CancellationToken) {
+    /// Takes the cluster address and opens its doors.
+    pub(super) async fn hold_cluster_address(&self, doors: &Doorkeeper) {
         let Some(vip) = &self.vip else { return };
+        self.wait_for_predecessor(vip).await;
         while let Err(error) = vip.hold().await {
             warn!(address = %vip.address(), error = chain(&error), "the cluster address cannot be taken, trying again");
             tokio::time::sleep(HOLD_AGAIN).await;
         }
-        self.front.serve_cluster_address(vip.address(), reign);
+        self.front.serve_cluster_address(vip.address(), &doors.stop, &doors.finish);
+    }
+
+    /// A predecessor that handed over in order still answers on the cluster address for a moment. One that is gone is
+    /// not waited for, and nobody is waited for long.
+    async fn wait_for_predecessor(&self, vip: &Vip) {
+        if vip.kind() == VipKind::Loopback {
+            // There the doors themselves show who holds it.
+            return;
+        }
+        let state = self.consensus.cluster().borrow().clone();
+        let predecessor = state.epochs.values().rev().skip(1).find(|record| record.opened.is_some());
+        let Some(predecessor) = predecessor.map(|record| record.holder).filter(|node| *node != self.local.me()) else {
+            return;
+        };
+        let until = tokio::time::Instant::now() + PREDECESSOR_LIMIT;
+        while tokio::time::Instant::now() < until {
+            let alive = self
+                .views
+                .all()
+                .get(&predecessor)
+                .is_some_and(|view| view.at.elapsed() < PREDECESSOR_ALIVE && !view.refused);
+            if !alive || !matches!(vip.probe(PROBE).await, Err(ProbeError::Conflict { .. })) {
+                return;
+            }
+            tokio::time::sleep(PROBE_AGAIN).await;
+        }
     }
 
     /// Gives the cluster address back.
