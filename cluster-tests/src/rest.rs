@@ -1,11 +1,15 @@
 //! The REST client of the tests. It lives on a thread in the client's network.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
+
+/// How long a reading call is repeated while no node answers.
+const PATIENCE: Duration = Duration::from_secs(30);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How a client reaches the cluster.
 #[derive(Clone)]
@@ -66,12 +70,35 @@ impl Rest {
         Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
     }
 
-    /// GET.
+    /// GET; asked again while no node answers, as careful clients do.
     ///
     /// # Errors
-    /// As [`Self::call`].
+    /// As [`Self::call`], and when nobody answers for half a minute.
     pub async fn get(&self, path: &str) -> Result<Value> {
-        self.call(self.request(Method::GET, path)).await
+        let response = self.ask(path).await?;
+        let status = response.status();
+        let text = response.text().await?;
+        if !status.is_success() {
+            bail!("{status}: {text}");
+        }
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    async fn ask(&self, path: &str) -> Result<reqwest::Response> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let asked = self.request(Method::GET, path).send().await;
+            let away = match &asked {
+                Ok(response) => {
+                    matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+                }
+                Err(_) => true,
+            };
+            if !away || Instant::now() > until {
+                return Ok(asked?);
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     /// The bytes of a file; `None` when it is not there.
@@ -79,7 +106,7 @@ impl Rest {
     /// # Errors
     /// Anything else than success and 404.
     pub async fn bytes(&self, path: &str) -> Result<Option<Vec<u8>>> {
-        let response = self.request(Method::GET, path).send().await?;
+        let response = self.ask(path).await?;
         match response.status() {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => Ok(Some(response.bytes().await?.to_vec())),
