@@ -47,6 +47,8 @@ enum Begun {
     Stopped,
     /// Another worker has begun it.
     Foreign,
+    /// It belongs to another worker now.
+    NotMine,
 }
 
 pub(crate) struct Tasks {
@@ -191,6 +193,12 @@ impl Tasks {
             Ok(Begun::Ended(entry)) => self.settle(*entry).await,
             // The record says it was begun, and the broker will deliver it again.
             Ok(Begun::Stopped) => drop(self.lock().remove(&id)),
+            Ok(Begun::NotMine) => {
+                let receipts = self.lock().remove(&id).map(|live| live.receipts).unwrap_or_default();
+                for receipt in receipts {
+                    receipt.ack().await;
+                }
+            }
             Ok(Begun::Foreign) => {
                 sleep(HAND_ON_AFTER).await;
                 let receipts = self.lock().remove(&id).map(|live| live.receipts).unwrap_or_default();
@@ -256,6 +264,12 @@ impl Tasks {
                         self.note_foreign(&id);
                         return Ok(Begun::Foreign);
                     }
+                    // Nothing was begun, so nothing is remembered: it may be given back to this worker.
+                    Err(Begun::NotMine) => {
+                        tracing::info!(task = id, "the task was given to another worker");
+                        journal.forget(&id).await?;
+                        return Ok(Begun::NotMine);
+                    }
                     Err(begun) => return Ok(begun),
                 }
             }
@@ -317,6 +331,7 @@ impl Tasks {
             Err(Ended::Cut) if cancel.is_cancelled() => Ending::Silent,
             Err(Ended::Cut) => return Err(Begun::Stopped),
             Err(Ended::Foreign) => return Err(Begun::Foreign),
+            Err(Ended::NotMine) => return Err(Begun::NotMine),
         };
         tracing::info!(task = id, replied = matches!(ending, Ending::Reply(_)), "operation ended");
         if matches!(ending, Ending::Reply(_)) {

@@ -224,8 +224,16 @@ async fn ends_are_told_apart(broker: &TestBroker) {
     let marker = worker.dir.path().join("marker");
     let touch = format!("echo run\ntouch {}\n", marker.display());
     engine.send("taken", &engine.message("taken", json!({"script_source": touch}), json!({}))).await;
-    until("the journal holds it", || journal(worker.dir.path().join("journal"), "taken")["settled"] == true).await;
+    let refused = |call: &support::manager::Call| call.method == "PATCH" && call.path.ends_with("/operations/taken");
+    until("it is refused", || manager.world().calls.iter().any(refused)).await;
+    assert!(engine.no_reply().await);
     assert!(!marker.exists());
+    // It comes back when that one is lost.
+    manager.world().operations.insert("taken".into(), "sent".into());
+    engine.send("taken", &engine.message("taken", json!({"script_source": touch}), json!({}))).await;
+    assert_eq!(engine.reply("taken").await["ok"], true);
+    assert!(marker.exists());
+    fs::remove_file(&marker).unwrap();
     // Nobody waits for the operations of a cancelled execution.
     manager.world().execution_status = Some("cancelled".into());
     engine.send("gone", &engine.message("gone", json!({"script_source": touch}), json!({}))).await;

@@ -36,6 +36,8 @@ pub(crate) enum Ended {
     Dropped,
     /// Another worker has begun it and may be at it still.
     Foreign,
+    /// It was refused before it began: given to another worker meanwhile. It may come back one day.
+    NotMine,
 }
 
 impl From<Failure> for Ended {
@@ -167,7 +169,7 @@ impl Operation {
         self.is_stored = true;
         match self.report("started").await {
             // It was given to another worker while it waited here, or its end is recorded: that is for others to tell.
-            Err(error) if error.status() == Some(StatusCode::CONFLICT) => Err(Ended::Dropped),
+            Err(error) if error.status() == Some(StatusCode::CONFLICT) => Err(Ended::NotMine),
             other => other.map_err(|error| error.failure().into()),
         }
     }
