@@ -31,7 +31,7 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(15);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const HEARTBEAT_SECONDS: u16 = 10;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Service messages are small and quick; so many are taken at one time.
 const SERVICE_PREFETCH: u16 = 20;
 

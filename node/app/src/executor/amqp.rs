@@ -18,7 +18,7 @@ use super::{Address, Reply, SendFailure, Transport};
 const REPLIES_MAX: usize = 64;
 /// Between tries to connect for replies.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Hands operations to workers through the active node's broker. Connections end when it is dropped.
 pub struct AmqpTransport {
