@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use quorate_cluster_tests::bed::Bed;
-use quorate_cluster_tests::cluster::Cluster;
+use quorate_cluster_tests::cluster::{Cluster, Timing};
 use serde_json::Value;
 
 const NODES: u8 = 3;
@@ -93,7 +93,7 @@ impl<'a> Cfy<'a> {
 #[test]
 fn everything_that_people_begin_with() {
     assert!(Bed::is_possible(), "this test needs root and network namespaces: run `make test` as root");
-    let cluster = Cluster::start(12, NODES).unwrap();
+    let cluster = Cluster::start(12, NODES, Timing::Patient).unwrap();
     let password = cluster.access().unwrap().password;
     let cfy = Cfy::new(&cluster, "admin");
     cfy.log_in("admin", &password, "default_tenant");

@@ -1,7 +1,7 @@
 //! One cluster of three hosts lives through everything that the stories tell.
 
 use quorate_cluster_tests::bed::Bed;
-use quorate_cluster_tests::cluster::Cluster;
+use quorate_cluster_tests::cluster::{Cluster, Timing};
 use quorate_cluster_tests::stories::{self, Told};
 
 const NODES: u8 = 3;
@@ -24,7 +24,7 @@ fn nothing_acknowledged_is_ever_lost() {
     if !Bed::is_possible() {
         panic!("this test needs root and network namespaces: run `make test` as root");
     }
-    let mut cluster = Cluster::start(10, NODES).unwrap();
+    let mut cluster = Cluster::start(10, NODES, Timing::Patient).unwrap();
     type Story = fn(&mut Cluster) -> anyhow::Result<Told>;
     let all: [(&str, Story); 6] = [
         ("kill -9 of the active node", |cluster| stories::kill_active(cluster, "kill")),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_cluster_tests::bed::Bed;
-use quorate_cluster_tests::cluster::Cluster;
+use quorate_cluster_tests::cluster::{Cluster, Timing};
 use rcgen::{CertificateParams, DnType, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -97,7 +97,7 @@ fn join(cluster: &Cluster, token: &str) -> anyhow::Result<String> {
 fn strangers_and_used_tokens_are_refused() {
     assert!(Bed::is_possible(), "this test needs root and network namespaces: run `make test` as root");
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut cluster = Cluster::start_one_of(11, 2).unwrap();
+    let mut cluster = Cluster::start_one_of(11, 2, Timing::Patient).unwrap();
     let access = cluster.access().unwrap();
     let (host, network) = (cluster.bed().address(1), cluster.bed().client_network().unwrap());
     let ca_pem = access.ca_pem;

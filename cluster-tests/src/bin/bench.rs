@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use quorate_cluster_tests::bed::Bed;
-use quorate_cluster_tests::cluster::Cluster;
+use quorate_cluster_tests::cluster::{Cluster, Timing};
 use quorate_cluster_tests::figures::report;
 use quorate_cluster_tests::stories::{self, install};
 
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
         Ok(text) => text.parse().context("QUORATE_ROUNDS is a number")?,
         Err(_) => ROUNDS,
     };
-    let mut cluster = Cluster::start(BED, NODES)?;
+    let mut cluster = Cluster::start(BED, NODES, Timing::Usual)?;
     play(&mut cluster, rounds, "switchover", |cluster, round| {
         Ok(stories::switchover(cluster, &format!("switch{round}"))?.pause)
     })?;
