@@ -120,6 +120,9 @@ fn blueprints_and_deployments(cfy: &Cfy<'_>) {
     assert!(cfy.ok(&["deployments", "inputs", "d1"]).contains("good morning"));
     assert!(cfy.refused(&["deployments", "create", "-b", "shop", "-i", "nonsense=1", "d2"]).contains("nonsense"));
     assert!(cfy.refused(&["blueprints", "delete", "shop"]).contains("d1"), "a used blueprint stays");
+    cfy.ok(&["deployments", "create", "-b", "shop", "short-lived"]);
+    cfy.ok(&["deployments", "delete", "short-lived"]);
+    assert!(!cfy.ok(&["deployments", "list"]).contains("short-lived"));
 
     let broken = cfy.home.join("broken");
     fs::create_dir_all(&broken).unwrap();
