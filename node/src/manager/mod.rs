@@ -60,7 +60,12 @@ impl Manager {
             serving.send_replace(Serving::Nobody);
             reign.cancel();
             if self.local.status().borrow().role == Role::Resigned {
-                self.let_clients_go(&serving, &doors).await;
+                // Nobody may have taken over: then this node is granted the next epoch itself and must not wait here.
+                let mut again = self.local.serving();
+                tokio::select! {
+                    () = self.let_clients_go(&serving, &doors) => {}
+                    _ = again.wait_for(Option::is_some) => {}
+                }
             } else {
                 doors.stop.cancel();
             }
