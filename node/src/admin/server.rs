@@ -31,9 +31,6 @@ const TOKEN_SECRET_CHARACTERS: usize = 32;
 const TOKEN_SECONDS_MAX: u64 = 24 * 3600;
 /// How long a switchover may take before it is called off.
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(40);
-/// A member that answered within this is alive.
-const ALIVE: Duration = Duration::from_secs(2);
-
 /// Everything the operator's calls need.
 #[derive(Clone)]
 pub struct AdminServer {
@@ -94,7 +91,7 @@ fn status_view(server: &AdminServer) -> StatusView {
     let current = state.current();
     let active = current.filter(|record| record.opened.is_some()).map(|record| record.holder);
     let epoch = current.map_or(Epoch(0), |record| record.epoch);
-    let is_fresh = |node: &NodeId| views.get(node).is_some_and(|view| view.at.elapsed() < ALIVE && !view.refused);
+    let is_fresh = |node: &NodeId| views.get(node).is_some_and(|view| view.is_alive());
     let lags = active.and_then(|node| views.get(&node)).map(|view| view.reply.streaming.clone()).unwrap_or_default();
     let lag = |node: NodeId| lags.iter().find(|lag| lag.node == node.0).map(|lag| lag.lag_bytes);
     let leader_says = leadership.leader.and_then(|node| views.get(&node)).map(|view| view.reply.decision.clone());

@@ -1,7 +1,6 @@
 //! Admission of nodes, on port 8500: a one-time token makes a certificate.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
@@ -21,9 +20,6 @@ use crate::pki::{Identity, Names, request_key_sha256, sha256_hex};
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 /// The longest name of a node.
 const NAME_CHARACTERS_MAX: usize = 253;
-/// A member that answered within this is alive, and its address is taken.
-const ALIVE: Duration = Duration::from_secs(2);
-
 #[derive(Clone)]
 struct Admission {
     config: Arc<Config>,
@@ -59,7 +55,7 @@ async fn join(
     let views = admission.views.all();
     let taken = state.members.values().find(|member| {
         (member.address == request.address || member.name == request.name)
-            && views.get(&member.id).is_some_and(|view| view.at.elapsed() < ALIVE && !view.refused)
+            && views.get(&member.id).is_some_and(|view| view.is_alive())
     });
     if let Some(member) = taken {
         let why = format!(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,9 +14,6 @@ use subtle::ConstantTimeEq;
 
 use crate::loops::observe::{View, Views};
 
-/// A member that answered within this is alive.
-const ALIVE: Duration = Duration::from_secs(2);
-
 /// What runs where, as this node sees it.
 pub struct NodeServices {
     pub config: Arc<Config>,
@@ -29,7 +25,7 @@ pub struct NodeServices {
 impl NodeServices {
     fn of_member(&self, node: NodeId, view: Option<&View>) -> [ServiceInfo; 2] {
         let role = view.map_or("unreachable", |view| view.reply.role.as_str());
-        let fresh = view.is_some_and(|view| view.at.elapsed() < ALIVE && !view.refused);
+        let fresh = view.is_some_and(|view| view.is_alive());
         let status = match role {
             "active" | "standby" if fresh => CheckStatus::Passing,
             _ if fresh => CheckStatus::Warning,

@@ -31,6 +31,21 @@ pub struct View {
     pub refused: bool,
 }
 
+/// A member that answered within this counts as alive where people and clients are told.
+const ALIVE: Duration = Duration::from_secs(2);
+
+impl View {
+    /// Whether the member is alive, as far as this node hears.
+    pub fn is_alive(&self) -> bool {
+        self.answered_within(ALIVE)
+    }
+
+    /// Whether its newest answer is younger than this, and its host refused nothing since.
+    pub fn answered_within(&self, age: Duration) -> bool {
+        self.at.elapsed() < age && !self.refused
+    }
+}
+
 /// The newest answers of all members.
 #[derive(Clone, Default)]
 pub struct Views {

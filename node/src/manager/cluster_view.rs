@@ -1,16 +1,12 @@
 //! The picture of the cluster that REST clients see.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quorate_app::ports::{ClusterStatus, ClusterView, MemberStatus};
 use quorate_config::Config;
 use quorate_consensus::Consensus;
 
 use crate::loops::observe::Views;
-
-/// A member that answered within this is alive.
-const ALIVE: Duration = Duration::from_secs(2);
 
 /// What this node sees.
 pub struct Picture {
@@ -26,7 +22,7 @@ impl ClusterView for Picture {
         let views = self.views.all();
         let holder = state.current().filter(|record| record.opened.is_some()).map(|record| record.holder);
         let members = state.members.values().map(|member| {
-            let view = views.get(&member.id).filter(|view| view.at.elapsed() < ALIVE && !view.refused);
+            let view = views.get(&member.id).filter(|view| view.is_alive());
             let fault = match view {
                 None => Some("the node does not answer".to_owned()),
                 Some(view) if matches!(view.reply.role.as_str(), "active" | "standby") => None,

@@ -195,11 +195,7 @@ impl Manager {
         };
         let until = tokio::time::Instant::now() + PREDECESSOR_LIMIT;
         while tokio::time::Instant::now() < until {
-            let alive = self
-                .views
-                .all()
-                .get(&predecessor)
-                .is_some_and(|view| view.at.elapsed() < PREDECESSOR_ALIVE && !view.refused);
+            let alive = self.views.all().get(&predecessor).is_some_and(|view| view.answered_within(PREDECESSOR_ALIVE));
             if !alive || !matches!(vip.probe(PROBE).await, Err(ProbeError::Conflict { .. })) {
                 return;
             }
